@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from framegate.pipeline.contracts import keys, records, results
+from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import StoreRefused
-from framegate.pipeline.contracts.records import START, End, Position, Record, SideOutput
-from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.contracts.records import START, End, Position
+from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import EndPassed, RecordInHand
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival, HeldBack, Inbox
 from framegate.pipeline.engine.stage_commit import PendingCommit
+from framegate.pipeline.engine.stream_entries import (
+    arrived_now,
+    entries_after,
+    has_this_clock,
+    input_stream,
+    read_entry,
+)
+from framegate.pipeline.engine.trimming import Trimming
 from framegate.pipeline.store.hop import (
     END,
-    FRAME,
     Command,
     CommitReply,
     CommitStatus,
-    Entry,
     SourceHop,
     attach_command,
     read_attached,
-    trim_command,
 )
 from framegate.pipeline.store.worker_connections import Link, Links
 
 log = logging.getLogger(__name__)
 
-TRIM_EVERY = 64  # entries by which a stream grows between two trims
-_END = END.encode()
 
 CommitsOfSource = Sequence[tuple[HostedStage, PendingCommit]]
 PendingCommits = dict[str, list[tuple[HostedStage, PendingCommit]]]
@@ -135,7 +137,7 @@ class Runner:
                 )
                 attached = read_attached(reply)
                 if isinstance(attached, CommitStatus):
-                    self.refused(source, attached)
+                    self.handle_refusal(source, attached)
                     break
                 stage.attach(source, attached)
             else:
@@ -152,7 +154,7 @@ class Runner:
                 reply = links.of(source).call("XRANGE", stream, f"({after}", "+")
                 self.receive(stage, source, reply, after)
 
-    def refused(self, source: str, status: CommitStatus) -> None:
+    def handle_refusal(self, source: str, status: CommitStatus) -> None:
         """Handle the store's refusal to write for a source.
 
         Raises StoreRefused if the store was emptied.
@@ -187,7 +189,7 @@ class Runner:
             status = CommitStatus.GONE
             if token:
                 status = CommitStatus.FENCED
-            self.refused(source, status)
+            self.handle_refusal(source, status)
 
     # -- work
 
@@ -206,7 +208,7 @@ class Runner:
         arrivals = [read_entry(entry, writer) for entry in entries]
         if not arrivals:
             return after
-        if not _is_this_clock(arrivals[-1]):
+        if not has_this_clock(arrivals[-1]):
             arrivals = [arrived_now(arrival) for arrival in arrivals]
         if arrivals[0].position <= after:
             arrivals = [arrival for arrival in arrivals if arrival.position > after]
@@ -226,7 +228,7 @@ class Runner:
         if arrivals and (source, stage) in self.held_back and self.sources[source].live:
             self.held_back.retry_now(source, stage)
 
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Return whether no stage has an arrival that could be done now."""
         for name, inbox in self.inboxes.items():
             for source in inbox.waiting():
@@ -278,10 +280,10 @@ class Runner:
             if is_careful and commits:
                 break
         for source, of_source in commits.items():
-            self._add_entries(of_source, self.through(source, of_source))
+            self._add_entries(of_source, self.common_position(source, of_source))
         return commits
 
-    def through(
+    def common_position(
         self, source: str, commits: CommitsOfSource, stages: Iterable[HostedStage] = ()
     ) -> Position:
         """Return the position that all of `stages` (default: all) reach with these commits.
@@ -328,7 +330,7 @@ class Runner:
         Raises StoreRefused if the store was emptied.
         """
         if reply.status is not CommitStatus.OK:
-            self.refused(source, reply.status)
+            self.handle_refusal(source, reply.status)
             return False
         if reply.refused:
             log.error(
@@ -345,7 +347,7 @@ class Runner:
                 self._line.tell(RecordInHand(source, name, None))
                 self._relax(source)
             if commit.entries:
-                self.wrote(source, name, len(commit.entries))
+                self.count_entries(source, name, len(commit.entries))
             if commit.entries and commit.entries[-1].kind == END:
                 end = records.decode_versioned(commit.entries[-1].data, End)
                 if end.last and commit.last.epoch > self.sources[source].past:
@@ -359,88 +361,18 @@ class Runner:
         if all(stage.checkpoints[source].position > until for stage in self.hosted):
             del self._careful_until[source]
 
-    def wrote(self, source: str, stage: str, entries: int) -> None:
+    def count_entries(self, source: str, stage: str, entries: int) -> None:
         """Count the entries that a commit added to a stage's stream."""
-        self._trimming.wrote(source, stage, entries)
+        self._trimming.count_entries(source, stage, entries)
 
-    def let_all_be_trimmed(self) -> None:
+    def make_all_trims_due(self) -> None:
         """Make the next `trims` cover all streams."""
-        self._trimming.all_are_due(self.sources)
+        self._trimming.make_all_due(self.sources)
 
     def trims(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
         """Return the trims that are due for these sources, each with its source."""
         served = [self.sources[name] for name in sources if name in self.sources]
         return self._trimming.commands({source.name: source.live for source in served})
-
-
-class Trimming:
-    """The growth of the streams of one worker's stages. Pure.
-
-    After TRIM_EVERY entries a stream is due for a trim, which removes the entries that all of its
-    readers have read.
-    """
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._hosted = spec.hosted
-        self._untrimmed: dict[tuple[str, str], int] = {}
-        self._due: set[tuple[str, str]] = set()
-        self._readers: dict[tuple[str, bool], tuple[str, ...]] = {}
-        for name, live in itertools.product(spec.hosted, (False, True)):
-            readers = spec.readers(name, live)
-            if readers and not spec.stage(name).publishes:
-                self._readers[name, live] = readers
-        # A restarted decoder learns from its own stream which pixels are still needed.
-        if "decode" in spec.hosted:
-            for live in (False, True):
-                self._readers["decode", live] = spec.last_readers(live)
-        self._read = {name for name, _ in self._readers}
-
-    def wrote(self, source: str, stage: str, entries: int) -> None:
-        """Count the entries that were added to a stage's stream."""
-        growth = self._untrimmed.get((source, stage), 0) + entries
-        self._untrimmed[source, stage] = growth
-        if growth >= TRIM_EVERY and stage in self._read:
-            self._due.add((source, stage))
-
-    def all_are_due(self, sources: Iterable[str]) -> None:
-        """Make the next `commands` cover all streams of these sources."""
-        self._due.update(itertools.product(sources, self._read))
-
-    def forget(self, source: str) -> None:
-        """Forget a source."""
-        for stage in self._hosted:
-            self._untrimmed.pop((source, stage), None)
-            self._due.discard((source, stage))
-
-    def commands(self, live: Mapping[str, bool]) -> list[tuple[str, Command]]:
-        """Return the trims that are due for these sources, each with its source.
-
-        live  by source: whether it is a camera
-        """
-        if not self._due:
-            return []
-        due = {place for place in self._due if place[0] in live}
-        self._due -= due
-        trims = []
-        for source, stage in due:
-            self._untrimmed[source, stage] = 0
-            readers = self._readers.get((stage, live[source]))
-            if readers:
-                trims.append((source, trim_command(source, keys.out(source, stage), readers)))
-        return trims
-
-
-def _is_this_clock(arrival: Arrival) -> bool:
-    """Return whether an arrival time is of this boot of the host: monotonic time starts at boot."""
-    return not isinstance(arrival.record, Record) or arrival.record.arrived <= time.monotonic()
-
-
-def arrived_now(arrival: Arrival) -> Arrival:
-    """Return the arrival with the present time, in place of a time of another clock."""
-    if not isinstance(arrival.record, Record):
-        return arrival
-    record = msgspec.structs.replace(arrival.record, arrived=time.monotonic(), taken_us=0)
-    return Arrival(arrival.position, record)
 
 
 def hops(commits: PendingCommits) -> dict[str, SourceHop]:
@@ -449,42 +381,3 @@ def hops(commits: PendingCommits) -> dict[str, SourceHop]:
     for source, of_source in commits.items():
         hops[source] = SourceHop(source, tuple(pending.commit for _, pending in of_source))
     return hops
-
-
-def entries_after(through: Position, arrivals: Iterable[Arrival]) -> tuple[Entry, ...]:
-    """Return the stream entries of all ends, and of the records after a position."""
-    entries = []
-    for arrival in arrivals:
-        is_end = isinstance(arrival.record, End)
-        if not is_end and arrival.position <= through:
-            continue
-        kind = FRAME
-        if is_end:
-            kind = END
-        data = arrival.data or records.encode(arrival.record)
-        entries.append(Entry(arrival.position, kind, data))
-    return tuple(entries)
-
-
-def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
-    """Return a stream entry as an arrival.
-
-    A result, or an output of a side stage, becomes a record that carries it.
-    """
-    position = Position.parse(entry[0])
-    _, kind, _, data = entry[1]  # fields k and d, in the order in which hop.lua writes them
-    if kind == _END:
-        return Arrival(position, records.decode_versioned(data, End))
-    if writer.publishes:
-        return Arrival(position, results.record_of_result(data, writer.name))
-    if not writer.main:
-        side = records.decode_versioned(data, SideOutput)
-        return Arrival(position, records.record_of_side_output(side, writer.name, position))
-    return Arrival(position, records.decode_record(data), data)
-
-
-def input_stream(spec: WorkerSpec, stage: str, source: str) -> str:
-    """Return the key of the stream that a stage reads."""
-    before = spec.stage(stage).input
-    assert before is not None
-    return spec.stage(before).out(source)

@@ -26,7 +26,8 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import REST_S
-from framegate.pipeline.engine.runner import PendingCommits, Runner, hops, input_stream
+from framegate.pipeline.engine.runner import PendingCommits, Runner, hops
+from framegate.pipeline.engine.stream_entries import input_stream
 from framegate.pipeline.store.hop import Command
 from framegate.pipeline.store.worker_connections import Link, Links, readable
 
@@ -151,7 +152,7 @@ class StageSession:
         runner = self._runner
         if self._sources is not None:
             runner.take_sources(self._sources)
-        runner.let_all_be_trimmed()
+        runner.make_all_trims_due()
         for source, trim in runner.trims(runner.sources):
             self._links.of(source).call(*trim)
         self._attach(list(runner.sources))
@@ -160,7 +161,7 @@ class StageSession:
                 self._await_sources()
                 return
             sent = self._commit_and_read(runner.step())
-            if not self._receive_reads(wait=sent or runner.idle()):
+            if not self._receive_reads(wait=sent or runner.is_idle()):
                 return
             self._attach_stale()
             self.turns += 1
@@ -286,7 +287,7 @@ class StageSession:
         if not streams:
             return None
         block: tuple[str, ...] = ()
-        if self._runner.idle():
+        if self._runner.is_idle():
             block = _BLOCK
             if self._runner.held_back.lacks_pixels():
                 block = _BLOCK_SHORTLY

@@ -35,7 +35,7 @@ from framegate.pipeline.contracts.records import (
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.engine.runner import entries_after
+from framegate.pipeline.engine.stream_entries import entries_after
 from framegate.pipeline.ingest.connection_report import ConnectionReport
 from framegate.pipeline.ingest.decoder import (
     Decoded,

@@ -19,8 +19,8 @@ from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import RecordInHand
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
+from framegate.pipeline.engine.stream_entries import read_entry
 from framegate.pipeline.ingest.camera_connection import CameraDecoder
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
 from framegate.pipeline.ingest.due_times import Pace

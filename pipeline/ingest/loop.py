@@ -193,7 +193,7 @@ class IngestSession:
         """Attach, then run turns; see IngestLoop.serve."""
         self._follow_orders()
         self._take_sources()
-        self._runner.let_all_be_trimmed()
+        self._runner.make_all_trims_due()
         for source, trim in self._runner.trims(self._runner.sources):
             self._links.of(source).call(*trim)
         try:
@@ -220,7 +220,7 @@ class IngestSession:
         self._run_stages()
         self._let_rest()
         if not self._lost_all():
-            is_busy = self._agenda.awake or not self._runner.idle() or self._ended()
+            is_busy = self._agenda.awake or not self._runner.is_idle() or self._ended()
             self._wait(0.0 if is_busy else None)
 
     def _is_read(self, feed: Feed) -> bool:
@@ -267,7 +267,7 @@ class IngestSession:
         readers = self._last_readers[feed.spec.live]
         if not readers:
             return None
-        return self._runner.through(feed.spec.name, pending, readers)
+        return self._runner.common_position(feed.spec.name, pending, readers)
 
     def _may_resume(self, source: str, pending: CommitsOfSource = ()) -> bool:
         """Return whether a decoder waits for room and has it after the pending commits."""
@@ -339,7 +339,7 @@ class IngestSession:
         self._runner.attach(self._links, taken)
         for source, attached in taken.items():
             if isinstance(attached, CommitStatus):
-                self._runner.refused(source, attached)
+                self._runner.handle_refusal(source, attached)
                 self._drop(source)
                 continue
             feed = self._feeds[source]
@@ -415,7 +415,7 @@ class IngestSession:
             through = START
             if self._is_passed_on and self._last_readers[feed.spec.live]:
                 # Else a restarted decoder needs the entries: they name the frames in flight.
-                through = self._runner.through(source, outputs)
+                through = self._runner.common_position(source, outputs)
             commit = feed.commit(through)
             if commit is not None:
                 decoded[source] = commit
@@ -436,7 +436,7 @@ class IngestSession:
                 if answer.status is CommitStatus.FENCED:
                     self._drop(source)
             elif (commit := self._sent.decoded.get(source)) is not None:
-                self._runner.wrote(source, "decode", len(commit.entries))
+                self._runner.count_entries(source, "decode", len(commit.entries))
                 feed = self._feeds[source]
                 feed.confirm()
                 self._report_end(source, feed)
@@ -497,5 +497,5 @@ class IngestSession:
         elif isinstance(wait, EpochGiven):
             self._hand_on(wait.source, feed.begin_epoch(wait.epoch))
         else:
-            self._runner.refused(wait.source, wait.status)
+            self._runner.handle_refusal(wait.source, wait.status)
             self._drop(wait.source)

@@ -17,7 +17,7 @@ from framegate.pipeline.contracts.records import VERSION, Connection, End, Posit
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import StageSpec
-from framegate.pipeline.engine.runner import read_entry
+from framegate.pipeline.engine.stream_entries import read_entry
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.telemetry.source_view import Viewer
 from tests.support.published import Publisher, result
