@@ -434,7 +434,21 @@ def _faults_together(
             f"workers.shards = {workers.shards}: [placement] names all stages, so none is left "
             f"for the shards; remove this key, or add {SHARD} = [...] to [placement]"
         )
+    faults += _eventless_faults(read)
     return faults + rule_faults(read["sinks"], stages, rules)
+
+
+def _eventless_faults(read: Mapping[str, Any]) -> list[str]:
+    """Return faults for sources with `onvif` whose frames are all decoded, so nothing can wake."""
+    default = "always"
+    if read["live"] is not None:
+        default = read["live"].decode
+    return [
+        f'sources.{name}.onvif: its events wake a source with decode = "lazy"; set that, or remove '
+        "this key"
+        for name, each in (read["sources"] or {}).items()
+        if each.onvif is not None and (each.decode or default) != "lazy"
+    ]
 
 
 def _lazy_keys(read: Mapping[str, Any]) -> list[str]:

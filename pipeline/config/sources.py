@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import math
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -40,6 +42,9 @@ class SourceConfig:
     decode     always: every frame is decoded. lazy: while nothing changes, only key frames are, and
                the other frames get results with `reason: undecoded`. Default: [live] decode for a
                camera, always for a file
+    onvif      URL of a camera's ONVIF service, http://HOST/onvif/device_service. The events of the
+               camera then wake it from lazy decoding. The login is that of its stream. Needs the
+               package onveef
     """
 
     url: str = ""
@@ -51,6 +56,7 @@ class SourceConfig:
     transport: Transport = "tcp"
     frames: str | dict[str, Any] = "all"
     decode: DecodeMode | None = None
+    onvif: str | None = None
 
 
 def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, SourceConfig]:
@@ -62,6 +68,7 @@ def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, Sourc
             faults.append(f"{path}: must have either url or url_env")
         faults += unset_variable(source.url_env, f"{path}.url_env")
         faults += _look_at_faults(name, source)
+        faults += _onvif_faults(name, source)
         try:
             frames_of(source.frames)
         except ValueError as error:
@@ -86,6 +93,27 @@ def _look_at_faults(name: str, source: SourceConfig) -> list[str]:
     elif small_place_of(name, source) == place_of(name, source):
         faults.append(f"{path}.{key}: is the same stream as url; leave it out")
     return faults
+
+
+def _onvif_faults(name: str, source: SourceConfig) -> list[str]:
+    if source.onvif is None:
+        return []
+    path = f"sources.{name}.onvif"
+    try:
+        parts = urlsplit(source.onvif)
+        has_host = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        has_host = False
+    if not has_host:
+        return [f"{path}: must be http://HOST/onvif/device_service, or the same with https"]
+    if "@" in parts.netloc:
+        return [f"{path}: has a login; remove it, because the login of the stream is used"]
+    if importlib.util.find_spec("onveef") is None:
+        return [f"{path}: needs the package onveef, which is not installed; pip install onveef"]
+    has_place = not unset_variable(source.url_env, "") and bool(source.url or source.url_env)
+    if has_place and not is_camera(name, source):
+        return [f"{path}: only a camera has events, and sources.{name}.url is a file"]
+    return []
 
 
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)

@@ -71,6 +71,7 @@ class Request(msgspec.Struct, frozen=True):
     keeps_packets  undecoded frames have the packets from which an audit can decode them
     least, most  lowest and highest grey level from which a part of a key frame differs; None: those
                of the gate
+    onvif      URL of the camera's ONVIF service, without a login; its events wake a lazy source
     """
 
     url: str
@@ -86,6 +87,7 @@ class Request(msgspec.Struct, frozen=True):
     keeps_packets: bool = False
     least: float | None = None
     most: float | None = None
+    onvif: str = ""
 
     def __post_init__(self) -> None:
         """Remember the secrets of the URLs, so that this process hides them in all messages."""

@@ -71,6 +71,7 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         unwatched=gate_masks(config.stages).get(source.name, ()),
         least=gate_options(config.stages).get("least"),
         most=gate_options(config.stages).get("most"),
+        onvif=source.onvif or "",
         keeps_packets=any(stage.makes_promise for stage in config.stages),
         name=source.name,
         past=source.past,

@@ -21,12 +21,13 @@ from typing import Final, Literal, NamedTuple
 
 from framegate.stages.decode.usual_sizes import MOST_SPAN, CalmGroup, KindsAndSizes, UsualSizes
 
-WakeReason = Literal["key_frame", "size", "asked", "bound", "order", "end"]
+WakeReason = Literal["key_frame", "size", "asked", "event", "bound", "order", "end"]
 """Why held packets are decoded.
 
 key_frame  the next key frame differs
 size       packets are larger than usual
 asked      a viewer or a program asked for the source
+event      the camera reported an event; the functions here return `asked` for it
 bound      the group became longer than may be held, or larger than the memory for it, or the
            connection is silent and may stall
 order      time stamps or the structure of the group are not as expected

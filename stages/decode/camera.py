@@ -12,6 +12,7 @@ Invariants of the loop over packets:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import ChainMap, OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import DecoderGuard, Request
 from framegate.pipeline.recording.segment_writer import Take
+from framegate.stages.decode.camera_events import CameraEvents
 from framegate.stages.decode.frame import (
     DecodedFrame,
     FrameChoice,
@@ -46,6 +48,8 @@ from framegate.stages.decode.open_video import (
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
+
+log = logging.getLogger(__name__)
 
 _KEPT: Final = 64  # packets whose frames the decoder has not returned; more were damaged
 
@@ -211,6 +215,7 @@ class CameraSource:
         self._lazy = lazy_decoder(request, options, opened, self._decoded)
         if self._lazy is not None:
             counts.append(self._lazy.counts)
+        self._events: CameraEvents | None = None
         self.counts: Mapping[str, int] = ChainMap(*counts)
         self._frames: Generator[DecodedFrame | None] | None = None
 
@@ -241,6 +246,7 @@ class CameraSource:
     def __iter__(self) -> Iterator[DecodedFrame | None]:
         """Return the only iterator of this source."""
         if self._frames is None:
+            self._start_events()
             packets = self._packets(self._opened)
             if not self._opened.has_times:
                 packets = _by_arrival(packets)
@@ -253,20 +259,39 @@ class CameraSource:
     def abandon(self) -> None:
         """End the iteration at the next packet; over HTTP and RTSP within a second. Any thread."""
         self._opened.abandon()
+        if self._events is not None:
+            self._events.stop()
 
     def close(self) -> None:
         """Close connection and decoder. Frames that were returned stay valid."""
         if self._frames is not None:
             self._frames.close()
         self._opened.close()
+        if self._events is not None:
+            self._events.stop()
         if self.recorder is not None:
             self.recorder.close()
+
+    def _start_events(self) -> None:
+        """Listen to the camera's own events if they can wake it."""
+        request = self._request
+        if self._lazy is None or not request.onvif:
+            return
+        events = CameraEvents(request.onvif, request.url)
+        try:
+            events.start()
+        except RuntimeError as error:
+            log.warning("%s: no events by ONVIF: %s", shown(request.onvif, True), error)
+            return
+        self._events = events
 
     def _decode(
         self, packets: Iterable[Packet[VideoStream] | None]
     ) -> Generator[DecodedFrame | None]:
         try:
             for packet in packets:
+                if self._lazy is not None and self._events is not None and self._events.take():
+                    self._lazy.ask("event")
                 if packet is None:
                     if self._lazy is not None:
                         yield from self._taken(self._lazy.overdue(time.monotonic()))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import av
 from av.packet import Packet
@@ -147,15 +147,17 @@ class LazyDecoder:
         self._is_audit = False
         self._is_missed = False
         self._asked_until = 0.0
+        self._asked_for: WakeReason = "asked"
         self._ahead = 0  # decoded packets without a picture
         self._ahead_at_key = 0
         self.n_held = 0
         self.n_pending = 0
         self.counts: dict[str, int] = {}
 
-    def ask(self) -> None:
+    def ask(self, why: Literal["asked", "event"] = "asked") -> None:
         """Decode all frames for the next ASKED_S, and those that are held."""
         self._asked_until = time.monotonic() + ASKED_S
+        self._asked_for = why
 
     def pictures(self, packet: VideoPacket, arrived: float) -> Iterator[DuePicture]:
         """Yield the pictures that are due after this packet. Exhaust it before the next call.
@@ -337,6 +339,8 @@ class LazyDecoder:
         held, self._held = self._held, None
         if held is None:
             return
+        if reason == "asked":
+            reason = self._asked_for
         self._count(f"lazy:woken:{reason}")
         self._calm = self._calm.woken()
         key, *others = held

@@ -79,6 +79,7 @@ def answer_probes(address: str, port: int, heard: threading.Event) -> None:
 class Service(BaseHTTPRequestHandler):
     """The device and media services, of one path."""
 
+    address = ADDRESS
     user = password = ""
     rtsp_port = 0
 
@@ -113,7 +114,7 @@ class Service(BaseHTTPRequestHandler):
         return (of("Username"), of("Password")) == (self.user, digest)
 
     def said(self, asked: str, text: str) -> str:
-        here = f"http://{ADDRESS}:{self.server.server_address[1]}/onvif/device_service"
+        here = f"http://{self.address}:{self.server.server_address[1]}/onvif/device_service"
         if asked == "GetServices":
             spaces = ("device", "media")
             each = "".join(

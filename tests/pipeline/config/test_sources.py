@@ -185,3 +185,31 @@ def test_the_urls_of_both_streams_are_secrets(monkeypatch: pytest.MonkeyPatch) -
     assert spec.look_at == "rtsp://viewer:sword9fish@cam.example/small/7"
     text = "cannot open cam.example/small/7 with sword9fish"
     assert redacted(text) == "cannot open cam.example/*** with ***"
+
+
+ONVIF = "sources.door.onvif"
+LAZY = 'url = "rtsp://cam/1"\ndecode = "lazy"'
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        (f'{LAZY}\nonvif = "http://cam/onvif/device_service"', ""),
+        (f'{LAZY}\nonvif = "cam"', f"{ONVIF}: must be http://HOST/onvif/device_service"),
+        (f'{LAZY}\nonvif = "http://u:p@cam/onvif"', f"{ONVIF}: has a login"),
+        (
+            'url = "a.mp4"\ndecode = "lazy"\nonvif = "http://cam/onvif"',
+            f"{ONVIF}: only a camera has events",
+        ),
+        ('url = "rtsp://cam/1"\nonvif = "http://cam/onvif"', f"{ONVIF}: its events wake a source"),
+    ],
+)
+def test_the_events_of_a_camera_are_for_lazy_decoding(keys: str, fault: str) -> None:
+    text = f"[sources.door]\n{keys}\n"
+    if not fault:
+        source = read_config("pipeline.toml", text).sources["door"]
+        assert source.onvif == "http://cam/onvif/device_service"
+        return
+    with pytest.raises(ConfigFaults, match=fault) as caught:
+        read_config("pipeline.toml", text)
+    assert "u:p" not in str(caught.value)

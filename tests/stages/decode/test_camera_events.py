@@ -1,0 +1,121 @@
+"""Events of a camera by ONVIF: which ones count, how long, and that they wake a lazy source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framegate.pipeline.contracts.source import Request
+from framegate.stages.decode.camera import CameraSource
+from framegate.stages.decode.camera_events import ACTIVE_S, CameraEvents, states_after
+from framegate.stages.decode.options import DecodeOptions
+from tests.support.calm_rooms import write_room
+from tests.support.cameras.background import Background
+from tests.support.cameras.onvif_events import EventService, notification
+from tests.support.cameras.toolkit import ToolkitCamera
+from tests.support.runs import wait_until
+
+MOTION = "tns1:RuleEngine/tns1:CellMotionDetector/Motion"
+CROSSED = "tns1:RuleEngine/LineDetector/Crossed"
+LOGIN = ("viewer", "sword/fish")
+STREAM = "rtsp://viewer:sword%2Ffish@127.0.0.1/stream"
+
+
+def message(topic: str, data: dict[str, str], operation: str = "Changed") -> dict[str, Any]:
+    return {
+        "topic": topic, "data": data, "property_operation": operation, "source": {"Rule": "r"}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("topic", "data", "operation", "is_event"),
+    [
+        (MOTION, {"IsMotion": "true"}, "Changed", True),
+        (MOTION, {"IsMotion": "1"}, "Initialized", True),
+        (MOTION, {"IsMotion": "false"}, "Changed", False),
+        ("tns1:VideoSource/MotionAlarm", {"State": "True"}, "Changed", True),
+        (CROSSED, {"ObjectId": "1"}, "Changed", True),
+        (CROSSED, {"ObjectId": "1"}, "", True),
+        (CROSSED, {"ObjectId": "1"}, "Initialized", False),
+        ("tns1:Device/HardwareFailure/StorageFailure", {"Failed": "true"}, "Changed", False),
+        ("tns1:VideoSource/ImageTooDark", {"State": "true"}, "Changed", False),
+        ("", {}, "", False),
+    ],
+)
+def test_events_of_what_the_camera_sees_count(
+    topic: str, data: dict[str, str], operation: str, is_event: bool
+) -> None:
+    assert states_after({}, [message(topic, data, operation)], 5.0)[1] is is_event
+
+
+def test_a_state_lasts_until_it_ends_or_is_too_old() -> None:
+    on = message(MOTION, {"IsMotion": "true"})
+    active, _ = states_after({}, [on, message(CROSSED, {"ObjectId": "1"})], 5.0)
+    assert list(active.values()) == [5.0 + ACTIVE_S]  # a moment has no state
+    assert states_after(active, [], 6.0) == (active, False)
+    assert states_after(active, [message(MOTION, {"IsMotion": "false"})], 6.0) == ({}, False)
+    assert states_after(active, [message(MOTION, {}, "Deleted")], 6.0) == ({}, False)
+    assert states_after(active, [], 5.0 + ACTIVE_S) == ({}, False)
+
+
+def test_a_camera_with_many_states_fills_no_memory() -> None:
+    many = [message(f"{MOTION}{number}", {"IsMotion": "true"}) for number in range(1000)]
+    assert len(states_after({}, many, 0.0)[0]) < 100
+
+
+@pytest.fixture
+def service() -> Iterator[EventService]:
+    with closing(EventService(*LOGIN)) as service:
+        yield service
+
+
+def test_the_state_of_a_camera_is_known_while_it_lasts(service: EventService) -> None:
+    events = CameraEvents(service.url, STREAM)
+    events.start()
+    assert not events.take()
+    service.send(notification(MOTION, {"IsMotion": "true"}))
+    wait_until("motion begins", events.take)
+    assert events.take()
+    service.send(notification(MOTION, {"IsMotion": "false"}))
+    wait_until("motion ends", lambda: not events.take())
+    service.send(notification(CROSSED, {"ObjectId": "7"}))
+    wait_until("a line is crossed", events.take)
+    assert not events.take()
+    events.stop()
+    events.join(10.0)
+    assert not events.is_alive()
+
+
+def test_a_camera_that_refuses_the_login_gives_no_events(
+    service: EventService, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = CameraEvents(service.url, "rtsp://viewer:wrong@127.0.0.1/stream")
+    events.start()
+    wait_until("it is logged", lambda: "no events by ONVIF" in caplog.text)
+    assert not service.has_subscriber.is_set()
+    assert not events.take()
+    assert "wrong" not in caplog.text
+    events.stop()
+    events.join(10.0)
+
+
+def test_an_event_of_the_camera_wakes_it(tmp_path: Path, service: EventService) -> None:
+    clip = write_room(tmp_path / "yard.mp4", "h264", seconds=60)
+    with closing(Background()) as background, closing(ToolkitCamera(background, tmp_path)) as kit:
+        place = f"rtsp://{LOGIN[0]}:sword%2Ffish@127.0.0.1:{kit.port}/{kit.path(clip.name)}"
+        request = Request(place, live=True, decode="lazy", onvif=service.url)
+        source = CameraSource(request, DecodeOptions(audited=0.0))
+        is_calm = False
+        for frame in source:
+            if frame is not None and frame.undecoded and not is_calm:
+                is_calm = True
+                assert "lazy:woken:event" not in source.counts
+                service.send(notification(MOTION, {"IsMotion": "true"}))
+            if "lazy:woken:event" in source.counts:
+                break
+        source.close()
+    assert is_calm
