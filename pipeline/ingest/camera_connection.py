@@ -31,13 +31,8 @@ from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
 from framegate.pipeline.ingest.arrivals import STALL_PERIODS
 from framegate.pipeline.ingest.camera_reader import CameraReader
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
-from framegate.pipeline.ingest.decoder import (
-    DecoderContext,
-    DecoderThread,
-    Lost,
-    ResumePoint,
-    SourceEnded,
-)
+from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread
+from framegate.pipeline.ingest.decoder_events import Lost, ResumePoint, SourceEnded
 from framegate.pipeline.ingest.frame_queue import TakenFrame
 from framegate.pipeline.ingest.recorded_stream import RecordedStream
 from framegate.pipeline.recording.segment_writer import Take

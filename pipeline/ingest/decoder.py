@@ -23,9 +23,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-
-import msgspec
+from dataclasses import dataclass
 
 from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FrameStoreFull
@@ -42,10 +40,16 @@ from framegate.pipeline.contracts.source import (
 )
 from framegate.pipeline.contracts.spec import Polygon
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
+from framegate.pipeline.ingest.decoder_events import (
+    Decoded,
+    Event,
+    NewEpoch,
+    ResumePoint,
+    SourceEnded,
+)
 from framegate.pipeline.ingest.recorded_stream import (
     RecordedSize,
     RecordedStream,
-    RecordedStreamState,
 )
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.shared_memory.frame_store import FrameStore, SoundStore
@@ -58,116 +62,6 @@ KeepFrames = Callable[[Iterable[Form]], None]
 Announce = Callable[[Position], AbstractContextManager[None]]
 
 FULL_REST_S = 0.5  # between two attempts to get memory
-
-
-class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """A frame whose pixels are in the frame store.
-
-    number        as in records.Record
-    arrived_mono  monotonic seconds
-    captured      UNIX seconds by the camera's clock, None if the camera does not report it
-    dropped       decoded frames right before it that were not put
-    burst         those of the dropped frames that exceeded the queue in a burst (frame_queue)
-    key_frame     the frame was encoded without reference to others
-    sound         as in records.Record
-    counts        growth of the source's other counters since the last event
-    shown         as in records.Record
-    undecoded     the frames right before it that were not decoded, in order
-    """
-
-    position: Position
-    number: int
-    pts: float | None
-    form: Form
-    arrived_mono: float
-    captured: float | None = None
-    dropped: int = 0
-    burst: int = 0
-    key_frame: bool = False
-    sound: tuple[int, int] | None = None
-    counts: Mapping[str, int] = {}
-    shown: RecordedSize | None = None
-    undecoded: Sequence[UndecodedFrame] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NewEpoch:
-    """The next frame needs a new epoch: its picture size or a break in time requires it.
-
-    The thread waits for `begin_epoch`.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A live source's connection was lost or could not be made; the thread tries again.
-
-    fault    the cause, in words
-    reason   an errors.FaultReason
-    dropped  frames that were decoded after the last one that was put; `burst` of them in a burst
-    counts   as in Decoded
-    """
-
-    fault: str
-    reason: str
-    dropped: int = 0
-    counts: Mapping[str, int] = field(default_factory=dict)
-    burst: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SourceEnded:
-    """The last event: the source ended, or cannot continue because of `fault`."""
-
-    counts: Mapping[str, int]
-    fault: str | None = None
-
-
-Event = Decoded | NewEpoch | Lost | RecordedStreamState | SourceEnded
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """A committed frame that some reliable reader has not read.
-
-    number     decoded frames before it
-    undecoded  frames before it that were not decoded
-    """
-
-    position: Position
-    number: int
-    form: Form
-    undecoded: int = 0
-
-    @property
-    def index(self) -> int:
-        """Return the number of frames before it."""
-        return self.number + self.undecoded
-
-
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
-    """The point at which a decoder continues: after `number` frames, the last at `position`.
-
-    undecoded  those of the frames that were not decoded
-    open       its epoch continues (if the picture size does)
-    done       all frames are committed: decode only those in flight
-    in_flight  committed frames whose pixels must be in the frame store again
-    shown      of the last frame, as in records.Record
-    """
-
-    position: Position
-    number: int = 0
-    open: bool = False
-    done: bool = False
-    in_flight: tuple[InFlight, ...] = field(default=())
-    shown: RecordedSize | None = None
-    undecoded: int = 0
-
-    @property
-    def n_decoded(self) -> int:
-        """Return the number of the next decoded frame; see records.Record."""
-        return self.number - self.undecoded
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,8 @@ from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.stream_entries import entries_after
 from framegate.pipeline.ingest.connection_report import ConnectionReport
-from framegate.pipeline.ingest.decoder import (
-    Decoded,
-    DecoderThread,
-    Event,
-    Lost,
-    NewEpoch,
-    SourceEnded,
-)
+from framegate.pipeline.ingest.decoder import DecoderThread
+from framegate.pipeline.ingest.decoder_events import Decoded, Event, Lost, NewEpoch, SourceEnded
 from framegate.pipeline.ingest.due_times import Pace
 from framegate.pipeline.ingest.recorded_stream import RecordedSize, RecordedStreamState
 from framegate.pipeline.store.hop import Attached, Commit

@@ -10,13 +10,8 @@ from framegate.pipeline.contracts.errors import FramegateError, SourceFault
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.source import SOUND_MOST_S, Form, Frame, Source
 from framegate.pipeline.ingest.credit import changes_fault
-from framegate.pipeline.ingest.decoder import (
-    DecoderContext,
-    DecoderThread,
-    InFlight,
-    ResumePoint,
-    SourceEnded,
-)
+from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread
+from framegate.pipeline.ingest.decoder_events import InFlight, ResumePoint, SourceEnded
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.engine.stream_entries import read_entry
 from framegate.pipeline.ingest.camera_connection import CameraDecoder
-from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
+from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread
+from framegate.pipeline.ingest.decoder_events import InFlight, ResumePoint
 from framegate.pipeline.ingest.due_times import Pace
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder

@@ -29,9 +29,9 @@ from framegate.pipeline.ingest import camera_reader
 from framegate.pipeline.ingest.camera_connection import CameraDecoder, is_break
 from framegate.pipeline.ingest.camera_reader import PATIENCE_S, CameraReader
 from framegate.pipeline.ingest.credit import MAX_CHANGES
-from framegate.pipeline.ingest.decoder import (
+from framegate.pipeline.ingest.decoder import DecoderContext
+from framegate.pipeline.ingest.decoder_events import (
     Decoded,
-    DecoderContext,
     Event,
     InFlight,
     Lost,

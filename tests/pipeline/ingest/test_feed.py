@@ -15,10 +15,9 @@ from framegate.pipeline.contracts.records import START, DecodeState, End, Positi
 from framegate.pipeline.contracts.source import DecoderGuard, Form, Source
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.ingest.decoder import (
+from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread
+from framegate.pipeline.ingest.decoder_events import (
     Decoded,
-    DecoderContext,
-    DecoderThread,
     Event,
     Lost,
     NewEpoch,

@@ -25,9 +25,9 @@ from framegate.pipeline.contracts.source import (
     UndecodedFrame,
 )
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.ingest.decoder import (
+from framegate.pipeline.ingest.decoder import DecoderContext
+from framegate.pipeline.ingest.decoder_events import (
     Decoded,
-    DecoderContext,
     InFlight,
     NewEpoch,
     ResumePoint,
