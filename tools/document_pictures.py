@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -253,9 +254,17 @@ def draw_learning_footage(data: Path, folder: Path) -> None:
 def draw_learning_shown(data: Path, folder: Path) -> None:
     """Write pictures that a network of a clip with bottles learns from."""
     clip = data / "clips" / "bottle-detection.mp4"
-    shown = ("--show", str(DOCS / "learning-shown.jpg"), "--overwrite")
-    words = ("train", "bottles", "--from", str(clip), "--registry", "models", "-d", "training")
-    command(folder, *words, "--classes", "bottle,person", "--minutes", "0.1", *shown, may_fail=True)
+    words = ["train", "bottles", "--from", str(clip), "--registry", "models", "-d", "training"]
+    words += ["--frames", "160", "--classes", "bottle,person", "--show", "shown.jpg"]
+    training = subprocess.Popen(
+        (sys.executable, "-m", "framegate", *words), cwd=folder, stdin=subprocess.DEVNULL
+    )
+    shown = folder / "shown.jpg"
+    while training.poll() is None and not shown.is_file():
+        time.sleep(1.0)
+    training.terminate()  # the picture comes before the training, which is not needed
+    training.wait(_PATIENCE_S)
+    shutil.copy(shown, DOCS / "learning-shown.jpg")
 
 
 def draw_figures(data: Path, folder: Path) -> None:
