@@ -15,8 +15,8 @@ from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import DecoderGuard, Request
 from framegate.pipeline.recording.segment_writer import Take
+from framegate.stages.decode.codec_parameters import parameters
 from framegate.stages.decode.frame import Orientations, form_of
-from framegate.stages.decode.muxing import parameters
 from framegate.stages.decode.open_video import open_video, orientation_of
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder
