@@ -41,307 +41,65 @@ import itertools
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from bisect import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import av
-import redis
 
 from benchmarks.harness.camera_server import CameraServer
-from benchmarks.harness.process_tree import own_memory_bytes, tree
+from benchmarks.harness.process_tree import own_memory_bytes as own_memory_bytes
+from benchmarks.harness.process_tree import tree as tree
 from benchmarks.harness.report import (
     Bar,
     Benchmark,
     BenchmarkResult,
     Option,
     conditions,
-    percentile,
 )
+from benchmarks.harness.report import (
+    percentile as percentile,
+)
+from benchmarks.soak.guests import END_S, Guests
 from benchmarks.soak.odd_cameras import BAD_CLOCKS, odd_cameras
-from benchmarks.soak.small_disk import Ballast, Recorded, small_disk
+from benchmarks.soak.small_disk import Ballast, small_disk
+from benchmarks.soak.small_disk import Recorded as Recorded
 from benchmarks.soak.strangers import LATE_S, Strangers
+from benchmarks.soak.watch import FLAT_SHARE, LOG_MB, Watch, counters_of, dropped_share, p99_by_span
 from framegate.pipeline.config.config import packaged_text
-from framegate.pipeline.contracts import keys, records
-from framegate.pipeline.contracts.errors import FramegateError, StoreBusy, StoreLost
-from framegate.pipeline.contracts.results import Result
-from framegate.pipeline.run.folder import RunSource
-from framegate.pipeline.run.rpc import Add, Remove, RunCommand, ask
-from framegate.pipeline.store.admin import StoreAdmin
+from framegate.pipeline.contracts import keys as keys
+from framegate.pipeline.contracts import records as records
+from framegate.pipeline.contracts.errors import FramegateError as FramegateError
+from framegate.pipeline.contracts.errors import StoreBusy as StoreBusy
+from framegate.pipeline.contracts.errors import StoreLost as StoreLost
+from framegate.pipeline.contracts.results import Result as Result
+from framegate.pipeline.run.folder import RunSource as RunSource
+from framegate.pipeline.run.rpc import Add as Add
+from framegate.pipeline.run.rpc import Remove as Remove
+from framegate.pipeline.run.rpc import RunCommand as RunCommand
+from framegate.pipeline.run.rpc import ask as ask
+from framegate.pipeline.store.admin import StoreAdmin as StoreAdmin
 from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.footage import bikes
 from tests.support.runs import Run, environment, wait_until
 
 CAMERAS, SERVERS, FPS = 8, 2, 5
 WORKER_S, SERVER_S, STORE_S = 20.0, 60.0, 300.0
-VISIT_S = 3.0
-VISITORS = 30  # names, in turn: each comes back after a while
 SERVER_OFF_S = 5.0
-SHAKEN_S = 8.0
-SETTLE_S = 3.0
-END_S = 60.0
 DROPS_EVERY_S = 1.0
-SETTLED = 0.2
 FILLED_AT = (0.35, 0.7)  # shares of the time after which the disk is full
-FLAT_SHARE = 0.05
-LOG_MB = 80.0
 DROPPED_SHARE = 0.01
 _ADDRESS = re.compile(r"live page at http://([^\s:/]+):(\d+)")
 CONFIG = """
 results_keep = 1000
 free_bytes = 16777216
 """
-
-
-class Span(NamedTuple):
-    """UNIX seconds in which the hostile cameras were there, or were not."""
-
-    since: float
-    until: float
-    hostile: bool
-
-
-class Guests(threading.Thread):
-    """Has cameras come and go, one every VISIT_S, and all hostile ones together by turns."""
-
-    def __init__(self, run: Run, visited: str, hostile: dict[str, str], span_s: float) -> None:
-        """visited: URL of the camera that comes and goes; hostile: URLs by name."""
-        super().__init__(name="guests", daemon=True)
-        self._run, self._visited, self._hostile, self._span_s = run, visited, hostile, span_s
-        self._over = threading.Event()
-        self.spans: list[Span] = []
-        self.counts = {"added": 0, "removed": 0, "refused": 0}
-        self.here: set[str] = set()
-
-    def run(self) -> None:
-        """Until stopped; a store or worker that is away right now is no reason to end."""
-        names = itertools.cycle(f"visitor_{n}" for n in range(VISITORS))
-        last = ""
-        due = time.monotonic()
-        for hostile in itertools.cycle((False, True)):
-            self._change(hostile)
-            since = time.time() + SETTLE_S
-            ends = time.monotonic() + self._span_s
-            while time.monotonic() < ends:
-                if last:
-                    self._ask(Remove([last]), [last])
-                last = next(names)
-                self._ask(Add([_source(last, self._visited)]), [last])
-                due = max(due + VISIT_S, time.monotonic())
-                if self._over.wait(due - time.monotonic()):
-                    break
-            self.spans.append(Span(since, time.time(), hostile))
-            if self._over.is_set():
-                return
-
-    def stop(self) -> None:
-        """End after what is being asked."""
-        self._over.set()
-        self.join(2 * END_S)
-
-    def _change(self, hostile: bool) -> None:
-        there = self.here & set(self._hostile)
-        if hostile and not there:
-            sources = [_source(name, url) for name, url in self._hostile.items()]
-            self._ask(Add(sources), self._hostile)
-        elif there and not hostile:
-            self._ask(Remove(sorted(there)), there)
-
-    def _ask(self, question: RunCommand, names: Iterable[str]) -> None:
-        try:
-            ask(self._run.folder, question, END_S)
-        except FramegateError as fault:
-            self.counts["refused"] += 1
-            print(f"refused: {fault}"[:300], flush=True)
-            return
-        if isinstance(question, Add):
-            self.here = self.here | set(names)  # another one: it is read meanwhile
-            self.counts["added"] += len(question.sources)
-        elif isinstance(question, Remove):
-            self.here = self.here - set(names)
-            self.counts["removed"] += len(question.names)
-
-
-def _source(name: str, url: str) -> RunSource:
-    return RunSource(url, name=name, pace="realtime", live=True, by="add")
-
-
-class Drops(NamedTuple):
-    """Frames that a camera had decoded and dropped at a time, UNIX seconds."""
-
-    at: float
-    decoded: int
-    dropped: int
-
-
-class Watch:
-    """Samples a run from outside: accounting, ids, latencies, and what it holds."""
-
-    def __init__(self, run: Run, sources: Sequence[str], odd: Sequence[str] = ()) -> None:
-        """sources: cameras that stay; odd: others that stay, whose latency is not looked at. The
-        guests are given with each sample.
-        """
-        self._run, self._sources, self._odd = run, tuple(sources), tuple(odd)
-        self.recorded = Recorded(run.folder)
-        self._seen: dict[str, str] = {}
-        self.latencies: list[tuple[float, float]] = []  # of those that stay: UNIX s, seconds
-        self.samples: list[dict[str, float]] = []
-        self.results = self.doubled = self.unbalanced = self.unread = 0
-        self.counters: dict[str, int] = {}
-        self.drops: dict[str, list[Drops]] = {name: [] for name in odd}
-
-    def sample_drops(self) -> None:
-        """Note what each of the odd cameras has decoded and dropped so far."""
-        for name, counters in _counters(self._run, self._odd).items():
-            if counters:
-                dropped = sum(n for key, n in counters.items() if key.startswith("dropped:"))
-                self.drops[name].append(Drops(time.time(), counters.get("decoded", 0), dropped))
-
-    def sample(self, elapsed_s: float, guests: Iterable[str]) -> None:
-        """Take one sample; a store that is away at this moment is none."""
-        try:
-            self._read_store((*self._sources, *self._odd, *guests))
-        except (StoreLost, StoreBusy, redis.RedisError):
-            self.unread += 1
-            return
-        self.recorded.sample((*self._sources, *self._odd))
-        pids = tree(self._run.process.pid)
-        self.samples.append(
-            {
-                "elapsed_s": elapsed_s,
-                "memory_mb": own_memory_bytes(self._run.process.pid) / 2**20,
-                "descriptors": sum(len(_descriptors(pid)) for pid in pids),
-                "shared_mb": _shared_bytes(self._run.process.pid) / 2**20,
-                "log_mb": _folder_bytes(self._run.folder / "store") / 2**20,
-            }
-        )
-
-    def _read_store(self, sources: Sequence[str]) -> None:
-        client: Any = redis.Redis.from_url(self._run.url, protocol=2, socket_timeout=5)
-        store = StoreAdmin(self._run.url)
-        try:
-            total: dict[str, int] = {}
-            for source in sources:
-                counters = store.counters(source)
-                self.unbalanced += not _balanced(counters)
-                if source in self._sources:
-                    for name, n in counters.items():
-                        total[name] = total.get(name, 0) + n
-                self._follow(client, source)
-            self.counters = total
-        finally:
-            store.close()
-            client.close()
-
-    def _follow(self, client: Any, source: str) -> None:
-        """Read on in the published stream: ids only grow, or one came twice."""
-        entries = client.xrange(keys.results(source), f"({self._seen.get(source, '0')}")
-        frames = {entry: fields[b"d"] for entry, fields in entries if fields[b"k"] == b"frame"}
-        n_frames = sum(fields[b"k"] == b"frame" for _, fields in entries)
-        self.results += n_frames
-        self.doubled += n_frames - len(frames)
-        if source in self._sources:
-            for data in frames.values():
-                result = records.decode_versioned(data, Result)
-                if result.captured_from == "rtcp":
-                    self.latencies.append((result.captured, result.published - result.captured))
-        if entries:
-            self._seen[source] = entries[-1][0].decode()
-
-    def slope(self, what: str) -> dict[str, Any]:
-        """Mean, most, how much the peaks have grown from the first half to the second, and whether
-        that is flat.
-        """
-        kept = self.samples[int(len(self.samples) * SETTLED) :]
-        values = [sample[what] for sample in kept]
-        half = len(values) // 2
-        first, second = _peak(values[:half] or values), _peak(values[half:])
-        grown = second / first - 1 if first else 0.0
-        flat = max(values) <= LOG_MB if what == "log_mb" else grown <= FLAT_SHARE
-        return {
-            "mean": round(statistics.fmean(values), 1),
-            "most": round(max(values), 1),
-            "grown_share": round(grown, 4),
-            "flat": flat,
-        }
-
-
-def _peak(values: Sequence[float]) -> float:
-    """Mean of the highest tenth: a sawtooth has peaks, not a slope."""
-    highest = sorted(values)[-max(1, len(values) // 10) :]
-    return statistics.fmean(highest)
-
-
-def p99_by_span(
-    latencies: Iterable[tuple[float, float]], spans: Sequence[Span], kills: Sequence[float]
-) -> dict[bool, float]:
-    """Seconds, with hostile cameras and without; none of a frame within SHAKEN_S after a kill."""
-    found: dict[bool, list[float]] = {False: [], True: []}
-    for captured, latency in latencies:
-        at = bisect(kills, captured + 1.0)  # in flight at a kill is shaken as well
-        if at and captured < kills[at - 1] + SHAKEN_S:
-            continue
-        for span in spans:
-            if span.since <= captured < span.until:
-                found[span.hostile].append(latency)
-    return {hostile: percentile(each, 0.99) for hostile, each in found.items() if each}
-
-
-def dropped_share(drops: Sequence[Drops], shaken: Sequence[float]) -> float | None:
-    """Return the dropped frames per decoded frame, without the time within SHAKEN_S after a shake;
-    None if nothing is left. shaken: UNIX seconds, rising.
-    """
-    decoded = dropped = 0
-    for before, after in itertools.pairwise(drops):
-        at = bisect(shaken, after.at)
-        is_shaken = at > 0 and before.at < shaken[at - 1] + SHAKEN_S
-        if not is_shaken:
-            decoded += after.decoded - before.decoded
-            dropped += after.dropped - before.dropped
-    return round(dropped / decoded, 4) if decoded else None
-
-
-def _balanced(counters: dict[str, int]) -> bool:
-    """Law 4: what is in flight is neither negative nor more than credit and batches allow."""
-    dropped = sum(n for name, n in counters.items() if name.startswith("dropped:"))
-    in_flight = counters.get("decoded", 0) - counters.get("published", 0) - dropped
-    return 0 <= in_flight <= 64
-
-
-def _descriptors(pid: int) -> list[str]:
-    with suppress(OSError):
-        return os.listdir(f"/proc/{pid}/fd")
-    return []
-
-
-def _shared_bytes(pid: int) -> int:
-    """Shared memory that the supervisor holds: nameless files in /dev/shm."""
-    sizes = {}
-    for descriptor in _descriptors(pid):
-        with suppress(OSError):
-            path = f"/proc/{pid}/fd/{descriptor}"
-            if os.readlink(path).startswith("/dev/shm/"):
-                found = os.stat(path)
-                sizes[found.st_ino] = found.st_blocks * 512
-    return sum(sizes.values())
-
-
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):
-            total += file.stat().st_size
-    return total
 
 
 def _make_video(path: Path) -> None:
@@ -495,7 +253,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         guests.start()
         with Strangers(*scene.address) as strangers:
             _soak(run, watch, kills, guests, ballast, given)
-        counters = _counters(run, [*hostile, *BAD_CLOCKS])
+        counters = counters_of(run, [*hostile, *BAD_CLOCKS])
         guests.stop()
         found = {"conditions": told, "minutes": given.minutes, "exit": _end(run)}
         found |= {"fsck": _fsck(run), "recordings_lost": sum(watch.recorded.lost().values())}
@@ -565,18 +323,8 @@ def _end(run: Run) -> int:
     return -9
 
 
-def _counters(run: Run, sources: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Return the counters of each source; none for those that the store cannot give now."""
-    found: dict[str, dict[str, int]] = {name: {} for name in sources}
-    store = StoreAdmin(run.url)
-    with suppress(StoreLost, StoreBusy, redis.RedisError):
-        found = {name: store.counters(name) for name in found}
-    store.close()
-    return found
-
-
 def _published(run: Run, source: str) -> int:
-    return _counters(run, [source])[source].get("published", 0)
+    return counters_of(run, [source])[source].get("published", 0)
 
 
 def _neighbours(watch: Watch, guests: Guests, shaken: Sequence[float]) -> BenchmarkResult:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import (
+from benchmarks.soak.guests import Span
+from benchmarks.soak.watch import (
     LOG_MB,
     SHAKEN_S,
     Drops,
-    Span,
     Watch,
     dropped_share,
     p99_by_span,

@@ -1,0 +1,208 @@
+"""Samples of a run from outside: accounting, ids, latencies, and the resources that it holds."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from bisect import bisect
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+
+from benchmarks.harness.process_tree import own_memory_bytes, tree
+from benchmarks.harness.report import percentile
+from benchmarks.soak.guests import Span
+from benchmarks.soak.small_disk import Recorded
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
+from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.store.admin import StoreAdmin
+from tests.support.runs import Run
+
+SHAKEN_S = 8.0
+SETTLED = 0.2
+FLAT_SHARE = 0.05
+LOG_MB = 80.0
+
+
+class Drops(NamedTuple):
+    """Frames that a camera had decoded and dropped at a time, UNIX seconds."""
+
+    at: float
+    decoded: int
+    dropped: int
+
+
+class Watch:
+    """Samples a run from outside: accounting, ids, latencies, and what it holds."""
+
+    def __init__(self, run: Run, sources: Sequence[str], odd: Sequence[str] = ()) -> None:
+        """sources: cameras that stay; odd: others that stay, whose latency is not looked at. The
+        guests are given with each sample.
+        """
+        self._run, self._sources, self._odd = run, tuple(sources), tuple(odd)
+        self.recorded = Recorded(run.folder)
+        self._seen: dict[str, str] = {}
+        self.latencies: list[tuple[float, float]] = []  # of those that stay: UNIX s, seconds
+        self.samples: list[dict[str, float]] = []
+        self.results = self.doubled = self.unbalanced = self.unread = 0
+        self.counters: dict[str, int] = {}
+        self.drops: dict[str, list[Drops]] = {name: [] for name in odd}
+
+    def sample_drops(self) -> None:
+        """Note what each of the odd cameras has decoded and dropped so far."""
+        for name, counters in counters_of(self._run, self._odd).items():
+            if counters:
+                dropped = sum(n for key, n in counters.items() if key.startswith("dropped:"))
+                self.drops[name].append(Drops(time.time(), counters.get("decoded", 0), dropped))
+
+    def sample(self, elapsed_s: float, guests: Iterable[str]) -> None:
+        """Take one sample; a store that is away at this moment is none."""
+        try:
+            self._read_store((*self._sources, *self._odd, *guests))
+        except (StoreLost, StoreBusy, redis.RedisError):
+            self.unread += 1
+            return
+        self.recorded.sample((*self._sources, *self._odd))
+        pids = tree(self._run.process.pid)
+        self.samples.append(
+            {
+                "elapsed_s": elapsed_s,
+                "memory_mb": own_memory_bytes(self._run.process.pid) / 2**20,
+                "descriptors": sum(len(_descriptors(pid)) for pid in pids),
+                "shared_mb": _shared_bytes(self._run.process.pid) / 2**20,
+                "log_mb": _folder_bytes(self._run.folder / "store") / 2**20,
+            }
+        )
+
+    def _read_store(self, sources: Sequence[str]) -> None:
+        client: Any = redis.Redis.from_url(self._run.url, protocol=2, socket_timeout=5)
+        store = StoreAdmin(self._run.url)
+        try:
+            total: dict[str, int] = {}
+            for source in sources:
+                counters = store.counters(source)
+                self.unbalanced += not _balanced(counters)
+                if source in self._sources:
+                    for name, n in counters.items():
+                        total[name] = total.get(name, 0) + n
+                self._follow(client, source)
+            self.counters = total
+        finally:
+            store.close()
+            client.close()
+
+    def _follow(self, client: Any, source: str) -> None:
+        """Read on in the published stream: ids only grow, or one came twice."""
+        entries = client.xrange(keys.results(source), f"({self._seen.get(source, '0')}")
+        frames = {entry: fields[b"d"] for entry, fields in entries if fields[b"k"] == b"frame"}
+        n_frames = sum(fields[b"k"] == b"frame" for _, fields in entries)
+        self.results += n_frames
+        self.doubled += n_frames - len(frames)
+        if source in self._sources:
+            for data in frames.values():
+                result = records.decode_versioned(data, Result)
+                if result.captured_from == "rtcp":
+                    self.latencies.append((result.captured, result.published - result.captured))
+        if entries:
+            self._seen[source] = entries[-1][0].decode()
+
+    def slope(self, what: str) -> dict[str, Any]:
+        """Mean, most, how much the peaks have grown from the first half to the second, and whether
+        that is flat.
+        """
+        kept = self.samples[int(len(self.samples) * SETTLED) :]
+        values = [sample[what] for sample in kept]
+        half = len(values) // 2
+        first, second = _peak(values[:half] or values), _peak(values[half:])
+        grown = second / first - 1 if first else 0.0
+        flat = max(values) <= LOG_MB if what == "log_mb" else grown <= FLAT_SHARE
+        return {
+            "mean": round(statistics.fmean(values), 1),
+            "most": round(max(values), 1),
+            "grown_share": round(grown, 4),
+            "flat": flat,
+        }
+
+
+def _peak(values: Sequence[float]) -> float:
+    """Mean of the highest tenth: a sawtooth has peaks, not a slope."""
+    highest = sorted(values)[-max(1, len(values) // 10) :]
+    return statistics.fmean(highest)
+
+
+def p99_by_span(
+    latencies: Iterable[tuple[float, float]], spans: Sequence[Span], kills: Sequence[float]
+) -> dict[bool, float]:
+    """Seconds, with hostile cameras and without; none of a frame within SHAKEN_S after a kill."""
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for captured, latency in latencies:
+        at = bisect(kills, captured + 1.0)  # in flight at a kill is shaken as well
+        if at and captured < kills[at - 1] + SHAKEN_S:
+            continue
+        for span in spans:
+            if span.since <= captured < span.until:
+                found[span.hostile].append(latency)
+    return {hostile: percentile(each, 0.99) for hostile, each in found.items() if each}
+
+
+def dropped_share(drops: Sequence[Drops], shaken: Sequence[float]) -> float | None:
+    """Return the dropped frames per decoded frame, without the time within SHAKEN_S after a shake;
+    None if nothing is left. shaken: UNIX seconds, rising.
+    """
+    decoded = dropped = 0
+    for before, after in itertools.pairwise(drops):
+        at = bisect(shaken, after.at)
+        is_shaken = at > 0 and before.at < shaken[at - 1] + SHAKEN_S
+        if not is_shaken:
+            decoded += after.decoded - before.decoded
+            dropped += after.dropped - before.dropped
+    return round(dropped / decoded, 4) if decoded else None
+
+
+def _balanced(counters: dict[str, int]) -> bool:
+    """Law 4: what is in flight is neither negative nor more than credit and batches allow."""
+    dropped = sum(n for name, n in counters.items() if name.startswith("dropped:"))
+    in_flight = counters.get("decoded", 0) - counters.get("published", 0) - dropped
+    return 0 <= in_flight <= 64
+
+
+def _descriptors(pid: int) -> list[str]:
+    with suppress(OSError):
+        return os.listdir(f"/proc/{pid}/fd")
+    return []
+
+
+def _shared_bytes(pid: int) -> int:
+    """Shared memory that the supervisor holds: nameless files in /dev/shm."""
+    sizes = {}
+    for descriptor in _descriptors(pid):
+        with suppress(OSError):
+            path = f"/proc/{pid}/fd/{descriptor}"
+            if os.readlink(path).startswith("/dev/shm/"):
+                found = os.stat(path)
+                sizes[found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values())
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total
+
+
+def counters_of(run: Run, sources: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return the counters of each source; none for those that the store cannot give now."""
+    found: dict[str, dict[str, int]] = {name: {} for name in sources}
+    store = StoreAdmin(run.url)
+    with suppress(StoreLost, StoreBusy, redis.RedisError):
+        found = {name: store.counters(name) for name in found}
+    store.close()
+    return found
