@@ -88,7 +88,7 @@ class PlaneLayout(Protocol):
 
 def as_picture(pixels: memoryview, layout: PlaneLayout) -> Picture:
     """Return the planes in these bytes as arrays over them, without a copy."""
-    flat = np.frombuffer(pixels.toreadonly(), np.uint8)  # read-only, like all views of it
+    flat = np.frombuffer(pixels, np.uint8)
     rows, columns = (layout.height + 1) // 2, (layout.width + 1) // 2
     luma_end = layout.width * layout.height
     blue_end = luma_end + rows * columns

@@ -247,8 +247,8 @@ def _above(
     if not was_over and not np.count_nonzero(over):
         return None, state.above
     above: ByteArray = np.minimum(state.above, _MAX_LOOKS) + over
-    above *= change >= levels.calm
-    np.copyto(above, np.uint8(AT_ONCE), where=change >= levels.at_once)
+    above[change < levels.calm] = 0
+    above[change >= levels.at_once] = AT_ONCE
     over &= levels.counts
     return np.logical_or(over[0], over[1]), above
 

@@ -97,10 +97,7 @@ def fit(reference: ByteArray, now: ByteArray, apart: ByteArray) -> Exposure:
     for _ in range(_ROUNDS):
         residual = _residual(old, new, gain, mean - gain * level)
         kept = residual < max(_LEAST_RESIDUAL, _TRIM * _median(residual))
-        line = _line(old, new, kept)
-        if line == (gain, level, mean):  # so all further rounds would keep the same cells
-            break
-        gain, level, mean = line
+        gain, level, mean = _line(old, new, kept)
     residual = _residual(old, new, gain, mean - gain * level)
     if np.count_nonzero(residual < _FOLLOW) < _MIN_FOLLOWERS * old.size:
         return SAME
