@@ -174,17 +174,21 @@ class Follower:
         until_end: bool,
         channel: Channel[Any] = RESULTS,
         once: bool = False,
+        block_ms: str = BLOCK_MS,
     ) -> None:
         """Follow sources (None: all that the store has).
 
         until_end  finish when all sources have ended
         once       finish when all present results are read
+        block_ms   time for which a read waits for a result; after it the sources are looked up
+                   again. Less than ANSWER_S of `subscription`
         """
         self._roster = Roster(sources)
         self._start = start
         self._until_end = until_end
         self._channel = channel
         self._once = once
+        self._block_ms = block_ms
         self._cursors: dict[str, Cursor] = {}
         self._joined_once = False
         self.ready: deque[Given] = deque()
@@ -264,7 +268,7 @@ class Follower:
         after = [str(cursor.after) for cursor in self._cursors.values()]
         wait: tuple[str, ...] = ()
         if block:
-            wait = ("BLOCK", BLOCK_MS)
+            wait = ("BLOCK", self._block_ms)
         return ("XREAD", "COUNT", COUNT, *wait, "STREAMS", *streams, *after)
 
     def _take(self, source: str, entries: list[list[Any]]) -> Steps:

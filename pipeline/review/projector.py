@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 
 TRY_AGAIN_S: Final = 5.0  # after a fault of the disk
 TIDY_S: Final = 60.0
+# A run names its sources, so the projector need not look for new ones each second. With one quiet
+# camera these looks took half of the CPU time of the supervisor.
+BLOCK_MS: Final = "5000"
 MAX_EPOCHS: Final = 20  # of a source, whose times one look reads
 PATIENCE_S: Final = 60.0  # for a store that does not answer, when the stored entries are read
 MAX_UNPINNED: Final = 1000  # changes that wait until the index takes their clips; older ones go
@@ -201,7 +204,9 @@ class Projector:
         known = await self._tried(projection.positions, stage)
         start = {name: str(known[name]) for name in names if name in known}
         channel = _CHANNELS[stage]
-        follower = Follower(sorted(names), start, until_end=False, channel=channel, once=once)
+        follower = Follower(
+            sorted(names), start, until_end=False, channel=channel, once=once, block_ms=BLOCK_MS
+        )
         patience_s = math.inf
         if once:
             patience_s = PATIENCE_S
