@@ -222,7 +222,7 @@ class LiveSource(Source, Protocol):
 class LazySource(Source, Protocol):
     """A live source that decodes lazily, if `is_lazy`, which never changes.
 
-    `ask()`, called in the thread that iterates, makes it decode all frames for some seconds.
+    `ask()`, called in the thread that iterates, makes it decode all frames for a second or two.
     `n_held` grows with each packet that is held. `n_pending` is the number of held packets whose
     frames are not returned yet; any thread may read it.
     """

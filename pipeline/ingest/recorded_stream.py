@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.pipeline.contracts.source import PacketSource
+from framegate.pipeline.contracts.source import Form, PacketSource
 from framegate.pipeline.ingest.arrivals import Arrivals
+from framegate.pipeline.ingest.credit import SizeChanges
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.retry import Backoff
@@ -41,7 +42,8 @@ class RecordedStream(threading.Thread):
     `changed` guards the attributes that other threads read, and is notified when they change.
 
     alignment  relates the clocks of the recorded and of the decoded stream
-    size       width and height of the pictures, as last seen; None if there was none
+    size       width and height of the pictures, as last seen; None if there was none. A change begins
+               an epoch, so a size that changes too often (see SizeChanges) is not followed
     has_tried  the size is known, or the first attempt failed
     """
 
@@ -74,6 +76,9 @@ class RecordedStream(threading.Thread):
         self._report = report
         self._stall_s = stall_s
         self._backoff = Backoff(min(0.5, max_retry_s), max_retry_s)
+        self._changes = SizeChanges()
+        self._seen = size
+        self._is_followed = True  # the size that was seen
         self._stopping = False
         self._stream: PacketSource | None = None
         self._is_away: bool | None = None  # as reported
@@ -135,15 +140,21 @@ class RecordedStream(threading.Thread):
                 if has_arrived:
                     is_first = False
                     arrivals.add(now)
-                    self._see(stream.size)
+                    self._see(stream.size, now)
                 elif now > arrivals.stalled_at(self._stall_s, is_first=is_first):
                     raise SourceFault(f"no picture for {self._stall_s:.1f} s", "stalled")
         except SourceFault:
             if not self._stopping:
                 raise
 
-    def _see(self, size: RecordedSize | None) -> None:
-        if size is not None and (size != self.size or not self.has_tried):
+    def _see(self, size: RecordedSize | None, now: float) -> None:
+        if size is not None:
+            has_too_many = self._changes.too_many(Form(*size), now)
+            if size != self._seen:
+                self._seen = size
+                self._is_followed = not has_too_many
+        is_new = size != self.size and self._is_followed
+        if size is not None and (is_new or not self.has_tried):
             with self._changed:
                 self.size = size
                 self.has_tried = True

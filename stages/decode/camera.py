@@ -239,7 +239,7 @@ class CameraSource:
         return self._lazy.n_pending
 
     def ask(self) -> None:
-        """Decode all frames for some seconds. Thread: that of the iteration."""
+        """Decode all frames for a second or two. Thread: that of the iteration."""
         if self._lazy is not None:
             self._lazy.ask()
 

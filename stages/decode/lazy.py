@@ -35,7 +35,8 @@ from framegate.stages.decode.open_video import Opened, reported_captured, second
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.packet_kinds import PacketKinds, kinds_in
 
-ASKED_S: Final = 5.0  # for which a request keeps a source awake
+# For which `ask` keeps a source awake. It is called again, about once a second, while somebody asks.
+ASKED_S: Final = 1.5
 _COINS: Final = 1 << 63
 # Of the time after which a source stalls. A silent RTSP connection is seen at half of it at latest.
 _SILENCE: Final = 0.4
@@ -335,14 +336,18 @@ class LazyDecoder:
         return is_alike
 
     def _wake(self, reason: WakeReason) -> Iterator[DuePicture]:
-        """Decode the held packets, in their order."""
+        """Decode the held packets, in their order.
+
+        A request is no sign of a change, so after it packets are held from the next key frame on.
+        """
         held, self._held = self._held, None
         if held is None:
             return
         if reason == "asked":
             reason = self._asked_for
         self._count(f"lazy:woken:{reason}")
-        self._calm = self._calm.woken()
+        if reason != "asked":
+            self._calm = self._calm.woken()
         key, *others = held
         if not self._is_warm:
             yield from self._decoded_again(key.packet, key.arrived)

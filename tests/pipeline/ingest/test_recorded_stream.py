@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.ingest.credit import MAX_CHANGES
 from framegate.pipeline.ingest.recorded_stream import RecordedStream, RecordedStreamState
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Take
@@ -104,3 +105,12 @@ def test_a_connect_that_fails_after_the_stop_is_not_reported() -> None:
     recorded.join(DEADLINE_S)
     assert not recorded.is_alive()
     assert reports == []
+
+
+def test_a_size_that_changes_too_often_is_not_followed(bench: Bench) -> None:
+    for n in range(3 * MAX_CHANGES):
+        bench.pieces.put((100 + n, 100))
+    bench.pieces.put(GONE)
+    assert bench.next_report() is None
+    assert bench.next_report() == "closed: the camera ended the stream"
+    assert bench.recorded.size == (100 + MAX_CHANGES, 100)

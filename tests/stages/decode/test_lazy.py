@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.source import Form, Request
 from framegate.stages.decode import calm
+from framegate.stages.decode import lazy as lazy_module
 from framegate.stages.decode.file import FileSource
 from framegate.stages.decode.held_group import pixels_at
 from framegate.stages.decode.lazy import lazy_decoder
@@ -180,6 +182,33 @@ def test_held_packets_are_decoded_before_a_silent_connection_counts_as_stalled(
     [late] = lazy.overdue(arrived + 0.9)
     assert late.frame.time == arrived
     opened.close()
+
+
+def test_a_request_wakes_a_calm_source_until_the_key_frame_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_room(tmp_path / "room.mp4", "h264")  # 10 frames per second, a key frame per second
+    request, options = Request(str(clip), decode="lazy"), DecodeOptions(audited=0.0)
+    opened = open_video(request, options)
+    lazy = lazy_decoder(request, options, opened, opened.decode)
+    assert lazy is not None
+    now = 0.0
+    monkeypatch.setattr(lazy_module, "time", SimpleNamespace(monotonic=lambda: now))
+    asked_s = 12.3
+    held_s: list[float] = []
+    for packet in opened.packets():
+        now = seconds_of(packet) or now
+        n_held = lazy.n_held
+        due = list(lazy.pictures(packet, now))
+        if lazy.n_held > n_held and not due:
+            held_s.append(now)
+        if now == pytest.approx(asked_s):
+            lazy.ask()
+    opened.close()
+    assert any(at < asked_s for at in held_s)
+    # It lasts until 13.8 s, so packets are held again from the key frame at 14 s on.
+    assert min(at for at in held_s if at > asked_s) == pytest.approx(14.1)
+    assert lazy.counts["lazy:woken:asked"] == 1
 
 
 @pytest.mark.parametrize("turn", [None, 90])
