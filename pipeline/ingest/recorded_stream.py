@@ -42,8 +42,8 @@ class RecordedStream(threading.Thread):
     `changed` guards the attributes that other threads read, and is notified when they change.
 
     alignment  relates the clocks of the recorded and of the decoded stream
-    size       width and height of the pictures, as last seen; None if there was none. A change begins
-               an epoch, so a size that changes too often (see SizeChanges) is not followed
+    size       width and height of the pictures, as last seen; None if there was none. A change
+               begins an epoch, so a size that changes too often (see SizeChanges) is not followed
     has_tried  the size is known, or the first attempt failed
     """
 

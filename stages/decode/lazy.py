@@ -35,7 +35,7 @@ from framegate.stages.decode.open_video import Opened, reported_captured, second
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.packet_kinds import PacketKinds, kinds_in
 
-# For which `ask` keeps a source awake. It is called again, about once a second, while somebody asks.
+# For which `ask` keeps a source awake. It is called about once a second while a reader asks.
 ASKED_S: Final = 1.5
 _COINS: Final = 1 << 63
 # Of the time after which a source stalls. A silent RTSP connection is seen at half of it at latest.
