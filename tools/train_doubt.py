@@ -38,7 +38,7 @@ from framegate.stages.decode.file import FileSource
 from framegate.stages.detect.estimate import EstimateSettings, look_at, settings_for
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
-from framegate.stages.detect.stage import detections_of
+from framegate.stages.detect.output import detections_of
 from framegate.stages.detections import Detections, as_boxes, as_predictions
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence

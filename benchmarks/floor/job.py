@@ -44,7 +44,7 @@ from framegate.stages.detect.estimate import (
 from framegate.stages.detect.look_plan import plan_looks
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.options import GateOptions
-from framegate.stages.detect.stage import detections_of
+from framegate.stages.detect.output import detections_of
 
 T = TypeVar("T")
 

@@ -36,7 +36,7 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Origin
 from framegate.pipeline.contracts.source import Form
 from framegate.stages.decode.file import FileSource
-from framegate.stages.detect.stage import as_objects
+from framegate.stages.detect.output import as_objects
 from framegate.stages.detections import Detections
 
 LoopName = Literal["sequential", "overlapped"]

@@ -18,6 +18,13 @@ from framegate.stages.detections import SeenObject
 from framegate.stages.object_filters import SourceFilters
 
 
+class BesidePublished(NamedTuple):
+    """The fields of Detections that only the stage windows reads."""
+
+    seen: tuple[SeenObject, ...]
+    candidates: tuple[Object, ...]
+
+
 def seen_objects(picture: Picture, estimate: Estimate) -> tuple[SeenObject, ...]:
     """Return the colours and features of the tracked objects that a frame's looks detected."""
     detected = [origin == "detected" for origin in estimate.origins]

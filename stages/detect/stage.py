@@ -9,14 +9,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, get_args
+from typing import Final, get_args
 
 import cv2
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from framegate.models import coco
 from framegate.models.backdrop import backdrop_of
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector.answer_cache import Recall
@@ -33,13 +30,16 @@ from framegate.pipeline.contracts.results import (
     GateView,
     Object,
     Origin,
-    Outcome,
-    Untracked,
 )
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.pipeline.recording.changed_parts import ChangedPartsWriter
-from framegate.stages.detect.beside_published import CarriedCandidates, candidates, seen_objects
+from framegate.stages.detect.beside_published import (
+    BesidePublished,
+    CarriedCandidates,
+    candidates,
+    seen_objects,
+)
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
 from framegate.stages.detect.look_plan import (
     LookPlan,
@@ -67,11 +67,10 @@ from framegate.stages.detect.options import (
     model_fault,
     scores_fault,
 )
+from framegate.stages.detect.output import as_objects, detections_of
 from framegate.stages.detections import (
-    ChangedParts,
     Detections,
     SeenObject,
-    changes_of,
     in_pixels_of,
 )
 from framegate.stages.object_filters import FilterPool
@@ -419,13 +418,6 @@ class Detect(Stage[DetectState]):
         return self._ignored[key]
 
 
-class BesidePublished(NamedTuple):
-    """The fields of Detections that only the stage windows reads."""
-
-    seen: tuple[SeenObject, ...]
-    candidates: tuple[Object, ...]
-
-
 def _feature_model(beside: BesidePublished, served: ServedModel) -> str:
     """Return the name of the model that computed the features of a frame; empty: there are none."""
     if any(each.feature for each in beside.seen):
@@ -454,76 +446,3 @@ def _frame(item: Item, live: LiveState) -> CurrentFrame:
         source_key=item.source.encode(),
         begin_reason=live.begin_reason,
     )
-
-
-def detections_of(
-    plan: LookPlan,
-    estimate: Estimate,
-    models: tuple[str, ...],
-    gate: GateView | None = None,
-    labels: Sequence[str] = coco.LABELS,
-    objects: tuple[Object, ...] | None = None,
-    sure: float = 0.0,
-) -> Detections:
-    """Return the output of detect for a frame.
-
-    objects  as `as_objects` returns them for the estimate; None: make them
-    sure     as in Detections
-    """
-    if objects is None:
-        objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
-    outcome: Outcome = "detected"
-    if not plan.looks:
-        outcome = "carried"
-    changes: ChangedParts | None = None
-    if plan.change is not None:
-        changes = changes_of(plan.change.hot, plan.change.state.grid)
-    return Detections(
-        outcome=outcome,
-        looked=plan.looked,
-        reason=plan.reason,
-        objects=objects,
-        models=models,
-        age_s=round(estimate.age_s, 3),
-        changes=changes,
-        gate=gate,
-        looks=plan.areas,
-        sure=sure,
-    )
-
-
-def as_objects(
-    boxes: Boxes,
-    ids: npt.NDArray[np.int32],
-    origins: Sequence[Origin],
-    labels: Sequence[str] = coco.LABELS,
-) -> tuple[Object, ...]:
-    """Return the objects of a frame, with boxes rounded to 0.1 pixels and scores to 0.0001.
-
-    ids  int32 (N,)  track ids, 0 without a track
-    """
-    objects: list[Object] = []
-    rows = zip(
-        np.round(boxes.xyxy.astype(np.float64), 1).tolist(),
-        np.round(boxes.scores.astype(np.float64), 4).tolist(),
-        boxes.class_ids.tolist(),
-        ids.tolist(),
-        origins,
-        strict=True,
-    )
-    for (left, top, right, bottom), score, class_id, track, origin in rows:
-        untracked: Untracked | None = None
-        if not track:
-            untracked = "new"
-        objects.append(
-            Object(
-                track=track or None,
-                label=labels[class_id],
-                class_id=class_id,
-                score=score,
-                box=(left, top, right, bottom),
-                origin=origin,
-                untracked=untracked,
-            )
-        )
-    return tuple(objects)

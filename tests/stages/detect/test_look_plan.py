@@ -14,7 +14,7 @@ from framegate.stages.detect.look_plan import plan_looks, whole_plan
 from framegate.stages.detect.memory import NOTHING, CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.move_boxes import move_along
 from framegate.stages.detect.options import masks_fault
-from framegate.stages.detect.stage import detections_of
+from framegate.stages.detect.output import detections_of
 from tests.support.told_source import FPS, SIZE, THING, Source, areas, picture
 
 

@@ -1,0 +1,88 @@
+"""The output of detect for a frame, made from the plan and the estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes
+from framegate.pipeline.contracts.results import GateView, Object, Origin, Outcome, Untracked
+from framegate.stages.detect.estimate import Estimate
+from framegate.stages.detect.look_plan import LookPlan
+from framegate.stages.detections import ChangedParts, Detections, changes_of
+
+
+def detections_of(
+    plan: LookPlan,
+    estimate: Estimate,
+    models: tuple[str, ...],
+    gate: GateView | None = None,
+    labels: Sequence[str] = coco.LABELS,
+    objects: tuple[Object, ...] | None = None,
+    sure: float = 0.0,
+) -> Detections:
+    """Return the output of detect for a frame.
+
+    objects  as `as_objects` returns them for the estimate; None: make them
+    sure     as in Detections
+    """
+    if objects is None:
+        objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
+    outcome: Outcome = "detected"
+    if not plan.looks:
+        outcome = "carried"
+    changes: ChangedParts | None = None
+    if plan.change is not None:
+        changes = changes_of(plan.change.hot, plan.change.state.grid)
+    return Detections(
+        outcome=outcome,
+        looked=plan.looked,
+        reason=plan.reason,
+        objects=objects,
+        models=models,
+        age_s=round(estimate.age_s, 3),
+        changes=changes,
+        gate=gate,
+        looks=plan.areas,
+        sure=sure,
+    )
+
+
+def as_objects(
+    boxes: Boxes,
+    ids: npt.NDArray[np.int32],
+    origins: Sequence[Origin],
+    labels: Sequence[str] = coco.LABELS,
+) -> tuple[Object, ...]:
+    """Return the objects of a frame, with boxes rounded to 0.1 pixels and scores to 0.0001.
+
+    ids  int32 (N,)  track ids, 0 without a track
+    """
+    objects: list[Object] = []
+    rows = zip(
+        np.round(boxes.xyxy.astype(np.float64), 1).tolist(),
+        np.round(boxes.scores.astype(np.float64), 4).tolist(),
+        boxes.class_ids.tolist(),
+        ids.tolist(),
+        origins,
+        strict=True,
+    )
+    for (left, top, right, bottom), score, class_id, track, origin in rows:
+        untracked: Untracked | None = None
+        if not track:
+            untracked = "new"
+        objects.append(
+            Object(
+                track=track or None,
+                label=labels[class_id],
+                class_id=class_id,
+                score=score,
+                box=(left, top, right, bottom),
+                origin=origin,
+                untracked=untracked,
+            )
+        )
+    return tuple(objects)
