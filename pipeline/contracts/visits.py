@@ -17,6 +17,8 @@ from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import End, Position, Record, SideOutput
 
 VERSION: Final = 1
+STILL_HEIGHTS: Final = 0.25  # an object whose foot moves less, by its height, stays in its place
+STILL_MS: Final = 2000  # after this time in a place, it stands still
 MAX_POINTS: Final = 12  # of a path
 MAX_VALUES: Final = 96  # of a feature
 MAX_COLOURS: Final = 3

@@ -15,9 +15,10 @@ import numpy as np
 
 from framegate.models.geometry import Coordinates
 from framegate.pipeline.contracts.results import Object, Sounds
+from framegate.pipeline.contracts.visits import STILL_MS
 from framegate.stages.events.rulebook import Rule, Rulebook
 from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, Track
-from framegate.stages.events.tracks import FOOT, STILL_MS, TracksSeen, anchor, is_sighting
+from framegate.stages.events.tracks import FOOT, TracksSeen, anchor, is_sighting
 
 _APART: Final = 1.5  # default distance of a person from a left object, in heights of the person
 _SPEED_S: Final = 0.1  # time step for converting a speed to the ground

@@ -14,13 +14,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.visits import STILL_HEIGHTS
 from framegate.stages.events.state import SIXTEENTHS, EventsState, Now, PixelBox, Track
 
 FOOT: Final = (0.5, 1.0)  # of a box: the reference point of most rules
 SMOOTH_MS: Final = 120.0
 _SPEED_MS: Final = 500.0
-_STILL: Final = 0.25  # heights; an object that moves less stands still
-STILL_MS: Final = 2000  # after this time
 _MAX_SIGHTINGS: Final = 1000
 _EARLIER: Final = 4  # numbers of earlier tracks that a track keeps
 
@@ -195,7 +194,7 @@ def _foot(box: PixelBox) -> tuple[int, int]:
 
 
 def _is_near(foot: tuple[int, int], position: tuple[int, int], box: PixelBox) -> bool:
-    reach = _STILL * (box[3] - box[1])
+    reach = STILL_HEIGHTS * (box[3] - box[1])
     return abs(foot[0] - position[0]) <= reach and abs(foot[1] - position[1]) <= reach
 
 

@@ -22,6 +22,8 @@ from framegate.pipeline.contracts.visits import (
     MAX_COLOURS,
     MAX_POINTS,
     MAX_VALUES,
+    STILL_HEIGHTS,
+    STILL_MS,
     VERSION,
     Colour,
     PathPoint,
@@ -30,8 +32,6 @@ from framegate.pipeline.contracts.visits import (
 from framegate.stages.detections import SeenObject
 from framegate.stages.windows.evidence import SEEN, TENTHS, TrackEvidence
 
-STILL_MS: Final = 2000  # an object that stays in a place for this time stands still
-_STILL: Final = 0.25  # heights; an object that moves less stays in its place
 _FIRST_SPACING_MS: Final = 200  # between two steps of a path; doubled whenever the path is full
 _COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)  # in the order of models.colours.NAMES
 _SUMS: Final = np.dtype("<i4")
@@ -144,7 +144,7 @@ def published(window: ObjectWindow, detected: Object, now: StoredMoment) -> Obje
     still_at, still_ms = window.still_at, window.still_ms
     dwell_ms, stops = window.dwell_ms, window.stops
     way = max(abs(foot[0] - still_at[0]), abs(foot[1] - still_at[1]))
-    if way > _STILL * step.height:
+    if way > STILL_HEIGHTS * step.height:
         stay_ms = step.ms - still_ms
         if stay_ms >= STILL_MS:
             dwell_ms += stay_ms
