@@ -234,6 +234,7 @@ class Context:
             blocks. FrameLost if none is kept
     undecoded_pixels  (item, decode) returns the bytes that `pixels` would give, with masks, of a
             frame that was not decoded. FrameLost if its packets are missing
+    wake    (source) makes a camera that is decoded lazily decode all frames for some seconds
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -250,6 +251,7 @@ class Context:
     filters: Callable[[str], Mapping[str, ObjectFilter]] = lambda source: NO_FILTERS  # noqa: ARG005
     sound: Callable[[str, int], SoundPort] = _no_sound
     undecoded_pixels: Callable[[Item, DecodePackets], bytes] = _no_packets
+    wake: Callable[[str], None] = lambda source: None  # noqa: ARG005
 
 
 class Waits(Enum):

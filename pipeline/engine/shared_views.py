@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
 from framegate.pipeline.contracts.object_filters import ObjectFilter
@@ -37,6 +38,8 @@ from framegate.pipeline.telemetry.run_status import SourceStatus
 V = TypeVar("V")
 
 log = logging.getLogger(__name__)
+
+WAKE_S: Final = 2.0  # a decoder that was woken decodes all for some seconds more
 
 
 class _Served(NamedTuple):
@@ -179,6 +182,16 @@ class SharedViews:
         pixels = decode(group.packets, record.pts, record.form)
         Masks(group.masks).blank(memoryview(pixels), record.form)
         return bytes(pixels)
+
+    def wake(self, source: str) -> None:
+        """Make a camera that is decoded lazily decode all frames for some seconds.
+
+        It is not woken before this process has read pixels of it.
+        """
+        until_s = time.monotonic() + WAKE_S
+        for (name, _), store in list(self._stores.items()):
+            if name == source and not store.retired:
+                store.want(until_s)
 
     def packet_store(self, source: str, make: bool = False) -> PacketStore:
         """Return the store for packets of undecoded frames of a source.

@@ -172,6 +172,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context
         ring=functools.partial(shared.state_ring, stage.name),
         sound=shared.sound_store,
         undecoded_pixels=shared.undecoded_pixels,
+        wake=shared.wake,
         model=shared.model_of,
         filters=shared.filters_of,
         asks=functools.partial(open_asks, store=spec.store),

@@ -85,6 +85,7 @@ class Auditor:
         self._past_of = context.past
         self._secret = secret_of(context.folder)
         self._queries = AuditQueries(asks, context)
+        self._wake = context.wake
 
     def settled(
         self, source: str, state: AuditState, now_s: float, is_last: bool = False
@@ -210,6 +211,9 @@ class Auditor:
         """
         frame = FrameTime(item.position, item.record.pts)
         missed = item.record.dropped
+        if state.fresh is not None and self._is_live(item.source):
+            # After an alarm all frames are asked about, which needs their pixels.
+            self._wake(item.source)
         state, is_drawn = self._counted(item.source, frame, state, missed, models=served.models)
         row = AuditRow(seen_in(served.objects), seen_in(unasked.objects))
         if true is not None and (is_drawn or state.fresh is not None):

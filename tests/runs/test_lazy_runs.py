@@ -14,7 +14,7 @@ import pytest
 
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.promise import audit_coin as coin
-from framegate.pipeline.promise.certificate import Certificate
+from framegate.pipeline.promise.certificate import Certificate, verify
 from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
 from tests.support.cameras.pictures import Clips
@@ -25,7 +25,7 @@ from tests.support.runs import Run, published_in, said, wait_until
 SECONDS = 60
 MOVES = range(305, 330)
 LARGE = (320, 240)
-PERIOD, SHARE = 100, 0.04  # frames of a period of the promise, and the share that is audited
+PERIOD, SHARE = 200, 0.04  # frames of a period of the promise, and the share that is audited
 SECRET = bytes(32)
 PROMISE = (
     '[escalate]\nplace = "local"\n'
@@ -102,9 +102,12 @@ def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
     # The certificates cover frames that were not decoded: these are drawn, and no audit is lost.
     certificates = certificates_in(tmp_path / "whole")
     assert certificates_in(tmp_path / "killed") == certificates
-    assert [each.served for each in certificates[:6]] == [PERIOD] * (SECONDS * 10 // PERIOD)
+    n_periods = SECONDS * 10 // PERIOD
+    assert [each.served for each in certificates[:n_periods]] == [PERIOD] * n_periods
+    assert certificates[0].verdict == "certified"
     reasons = Counter()
-    for number, certificate in enumerate(certificates[:6]):
+    for number, certificate in enumerate(certificates[:n_periods]):
+        assert verify(certificate) == []
         drawn = drawn_in(certificate)
         assert (certificate.drawn, certificate.lost) == (len(drawn), 0)
         reasons.update(whole[number * PERIOD + index].reason for index in drawn)

@@ -110,6 +110,7 @@ def escalate(
     past: int = 0,
     tells: bool = False,
     filters: Mapping[str, ObjectFilter] | None = None,
+    wake: Callable[[str], None] = lambda source: None,  # noqa: ARG005
     **options: object,
 ) -> Escalate:
     """The stage, asking there; closed by the caller."""
@@ -121,6 +122,7 @@ def escalate(
         live=lambda _: live,
         past=lambda _: past,
         filters=lambda _: filters or {},
+        wake=wake,
         ring=ring or rings(),
         asks=lambda _, patience_s: Asks(place, patience_s=patience_s),
     )

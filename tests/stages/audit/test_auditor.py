@@ -225,6 +225,19 @@ def test_after_an_alarm_all_are_asked_about_until_fewer_are_shown_to_be_enough(
     assert "certified" in [each.verdict for each in found[found.index(alarm) + 1 :]]
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_an_alarm_keeps_a_camera_awake(tmp_path: Path, live: bool) -> None:
+    woken: list[str] = []
+    stage = escalate(tmp_path, ToldPlace(agrees), promise(), live=live, wake=woken.append)
+    _, states = run(stage, [frame(0)], NEW)
+    assert woken == []
+    state = states["a"]
+    alarmed = msgspec.structs.replace(state, audits=msgspec.structs.replace(state.audits, fresh=0))
+    run(stage, [frame(1)], {"a": alarmed})
+    stage.close()
+    assert woken == ["a"] * live
+
+
 def test_what_the_alarm_asked_is_no_debt_once_it_is_over(tmp_path: Path) -> None:
     """One ask was left; in alarm dozens are made, and none of the later ones is missing for it."""
 
