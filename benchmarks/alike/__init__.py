@@ -297,6 +297,10 @@ INSERT INTO visits (id, began_captured, width, height, speed, {names})
 SELECT id || '-' || n, began_captured + 30.0 * n,
   width * (1 + 0.01 * (abs(random()) % 1000) / 1000), height, speed, {names}
 FROM copy JOIN visits LIMIT ?"""
+# A copy has the numbers of another visit, which cost a search as much as its own.
+_SEARCHED: Final = """INSERT INTO searched
+SELECT own.number, own.began_captured, own.source, own.label, of.sounds, of.numbers
+FROM visits own JOIN searched of ON of.number = 1 + (own.number - 1) % ?1 WHERE own.number > ?1"""
 _MOVED: Final = ("id", "began_captured", "width", "height", "speed")
 
 
@@ -313,6 +317,7 @@ def fill(file: Path, visits: Sequence[Visit], count: int) -> None:
         copies = -(-count // len(visits))
         rest = count - len(visits)
         database.execute(_COPIES.format(names=names), (copies, rest))
+        database.execute(_SEARCHED, (len(visits),))
         database.commit()
 
 
@@ -348,13 +353,17 @@ def search_ms(visits: Sequence[Visit], count: int, times: int) -> dict[str, floa
         with closing(sqlite3.connect(file)) as database:
             columns = ", ".join((*VISIT_COLUMNS[1:], "kept"))
             add = (
-                f"INSERT INTO visits (id, {columns}) SELECT 'new-' || (SELECT max(rowid) FROM"
-                f" visits), {columns} FROM visits WHERE rowid = 1"
+                f"INSERT INTO visits (id, {columns}) SELECT 'new-' || (SELECT max(number) FROM"
+                f" visits), {columns} FROM visits WHERE number = 1"
             )
             for way, query in asked.items():
                 spans = []
                 for _ in range(times):
                     database.execute(add)
+                    database.execute(
+                        "INSERT INTO searched SELECT (SELECT max(number) FROM visits), began,"
+                        " source, label, sounds, numbers FROM searched WHERE number = 1"
+                    )
                     database.commit()
                     spans.append(_search_ms(file, index, query))
                     if way == "first":

@@ -41,6 +41,7 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import ASIDE, FOLDER, set_damaged_aside
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import COLUMNS, VISIT_COLUMNS, Projection
+from framegate.pipeline.review.visit_index import restore_searched
 from framegate.pipeline.run.ended import RunActive, open_ended, read_locked
 
 
@@ -174,6 +175,7 @@ def _replace_rows(
             database.execute(f"INSERT OR REPLACE INTO change VALUES ({marks})", (*key, *change))
     for row in strayed_visits(snapshot).values():
         database.execute(_PUT_VISIT, [row[name] for name in VISIT_COLUMNS])
+    restore_searched(database)
     for source in snapshot.sources:
         for stage, told in source.told.items():
             database.execute(

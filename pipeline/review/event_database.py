@@ -24,7 +24,8 @@ _CLOCK: Final = """CREATE TABLE clock (
 ) STRICT;
 """
 _VISITS: Final = f"""CREATE TABLE visits (
-  id TEXT PRIMARY KEY, source TEXT NOT NULL, track INTEGER NOT NULL, label TEXT NOT NULL,
+  number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
+  track INTEGER NOT NULL, label TEXT NOT NULL,
   {_MOMENT.format("began")} began_captured REAL NOT NULL,
   {_MOMENT.format("last")} last_captured REAL NOT NULL,
   path TEXT NOT NULL, width REAL NOT NULL, height REAL NOT NULL, speed REAL NOT NULL,
@@ -34,6 +35,13 @@ _VISITS: Final = f"""CREATE TABLE visits (
 ) STRICT;
 CREATE INDEX visits_by_time ON visits (began_captured, source, label);
 CREATE INDEX visits_by_age ON visits (kept, began_epoch, began_seq, id);
+CREATE TABLE searched (
+  number INTEGER PRIMARY KEY, began REAL NOT NULL, source TEXT NOT NULL, label TEXT NOT NULL,
+  sounds TEXT NOT NULL, numbers BLOB NOT NULL
+) STRICT;
+CREATE TABLE picture (
+  number INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE, jpeg BLOB NOT NULL
+) STRICT;
 CREATE TABLE mark (
   name TEXT NOT NULL, visit TEXT NOT NULL, is_alike INTEGER NOT NULL, marked REAL NOT NULL,
   PRIMARY KEY (name, visit)
@@ -107,7 +115,10 @@ written, by the kept time of this database (see `clocks`); the age of a row foll
 
 change   the changes of each episode
 visits   the visits of tracks that have ended; `width` and `height` are their `size`
+searched what a search reads of each visit: `numbers` are those of `likeness.numbers_of`, float32.
+         If these change, VERSION changes, and `upgrade` makes the table again
 mark     visits that users marked as alike or not alike, by the name of the marks
+picture  pictures of episodes with a verdict, and of visits with a mark, by the id of the owner
 verdict  the verdicts of users; `began` is that of the episode
 unknown  periods in which the state of a rule was unknown; until NULL: it still is
 watched  periods of an epoch in which frames are known to have been published
@@ -125,8 +136,10 @@ DROP TABLE former_lost;
 DROP TABLE former_stream;
 {_BY_FRAME}
 """
-FROM_4: Final = f"""{_BY_STAGE}ALTER TABLE visits DROP COLUMN episodes;"""
-"""Statements that bring a database of version 4 to the present version."""
+FROM_4: Final = f"""{_BY_STAGE}DROP TABLE visits;
+DROP TABLE mark;
+{_VISITS}"""
+"""Statements that bring a database of version 4 to the present one. No release wrote version 4."""
 
 FROM_3: Final = f"""
 ALTER TABLE episode ADD COLUMN muted TEXT;

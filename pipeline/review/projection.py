@@ -23,6 +23,7 @@ from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import Visit, VisitEntry
 from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.review.event_database import date_rows, open_database, upgrade
+from framegate.pipeline.review.visit_index import add_searched
 from framegate.pipeline.system.clocks import (
     HostClock,
     KeptTime,
@@ -177,6 +178,12 @@ class Projection:
             database.execute(
                 f"DELETE FROM mark WHERE visit IN (SELECT id {old_visits})", visits_from
             )
+            database.execute(
+                f"DELETE FROM searched WHERE number IN (SELECT number {old_visits})", visits_from
+            )
+            database.execute(
+                f"DELETE FROM picture WHERE owner IN (SELECT id {old_visits})", visits_from
+            )
             database.execute(f"DELETE {old_visits}", visits_from)
             first = _oldest_kept(database, "episode", max_episodes, oldest)
             if first[0] <= 0:
@@ -184,6 +191,7 @@ class Projection:
             old = f"FROM episode WHERE ({_AGE}) < (?, ?, ?, ?)"
             for table in ("change", "verdict"):
                 database.execute(f"DELETE FROM {table} WHERE episode IN (SELECT id {old})", first)
+            database.execute(f"DELETE FROM picture WHERE owner IN (SELECT id {old})", first)
             removed: int = database.execute(f"DELETE {old}", first).rowcount
             database.execute("DELETE FROM unknown WHERE until NOTNULL AND kept < ?", first[:1])
             database.execute("DELETE FROM watched WHERE kept < ?", first[:1])
@@ -364,4 +372,7 @@ def _take_visit(database: sqlite3.Connection, visit: Visit, kept_s: float) -> No
     }
     for name in ("path", "colours", "sounds"):
         values[name] = msgspec.json.encode(values[name]).decode()
-    database.execute(_ADD_VISIT, {name: values[name] for name in (*VISIT_COLUMNS, "kept")})
+    row = {name: values[name] for name in (*VISIT_COLUMNS, "kept")}
+    added = database.execute(_ADD_VISIT, row)
+    if added.rowcount:
+        add_searched(database, added.lastrowid, visit)

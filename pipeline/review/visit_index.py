@@ -1,7 +1,9 @@
 """The visits of a database as arrays in memory, which grow with it.
 
-Rows of the table `visits` are added with rising rowids, never changed in what is searched, and
-removed by age. So a search reads the rows above the last one, and drops those that are gone.
+The table `searched` has the numbers of each visit, written in the transaction of the visit: the
+first search of a process reads them, and decodes no visit. Visits are added with rising rowids,
+never changed in what is searched, and removed by age. So a search reads the rows above the last
+one, and drops those that are gone.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ MAX_VISITS: Final = 1_000_000  # that are searched, the newest
 _AT_ONCE: Final = 4096  # rows that are read and kept together
 _GROWTH: Final = 1.25
 _COLUMNS: Final = (
-    "rowid, id, source, track, label, began_epoch, began_seq, began_media_s, began_captured,"
+    "number, id, source, track, label, began_epoch, began_seq, began_media_s, began_captured,"
     " last_epoch, last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s,"
     " stops, mean_score, top_score, looks, colours, sounds, feature, feature_model, kept"
 )
 _PATH: Final = msgspec.json.Decoder(tuple[PathPoint, ...])
 _COLOURS: Final = msgspec.json.Decoder(dict[Colour, float])
 _NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
+_NO_SOUNDS: Final = "[]"
+_STORED: Final = np.dtype("<f4")
 
 RowIds = npt.NDArray[np.int64]
 
@@ -85,10 +89,7 @@ class VisitIndex:
         if not self._count:
             return True
         rowid = int(self._rowids[self._count - 1])
-        row = database.execute(
-            "SELECT id, began_captured, kept FROM visits WHERE rowid = ?", (rowid,)
-        ).fetchone()
-        return bool(row == self._last)
+        return self._last is not None and _identity(database, rowid) == self._last
 
     def _add_new(self, database: sqlite3.Connection) -> None:
         after = -1
@@ -101,10 +102,15 @@ class VisitIndex:
             if before is not None:
                 [after] = before
         rows = database.execute(
-            f"SELECT {_COLUMNS} FROM visits WHERE rowid > ? ORDER BY rowid", (after,)
+            "SELECT number, began, source, label, sounds, numbers FROM searched WHERE number > ?"
+            " ORDER BY number",
+            (after,),
         )
         while part := rows.fetchmany(_AT_ONCE):
             self._add(part)
+        if self._count and self._last is None:
+            last = int(self._rowids[self._count - 1])
+            self._last = _identity(database, last)
 
     def _add(self, rows: Sequence[Sequence[Any]]) -> None:
         self._table = None
@@ -113,17 +119,20 @@ class VisitIndex:
         if end > len(self._rowids):
             room = max(_AT_ONCE, int(end * _GROWTH))
             self._take(np.arange(start), room)
-        visits = [visit_of(row[1:]) for row in rows]
-        self._rowids[start:end] = [row[0] for row in rows]
-        self._began[start:end] = [visit.began.captured for visit in visits]
-        self._sources[start:end] = [_number(self._source_numbers, each.source) for each in visits]
-        self._labels[start:end] = [_number(self._label_numbers, each.label) for each in visits]
-        self._numbers[:, start:end] = np.array([numbers_of(each) for each in visits]).T
-        for row, visit in zip(rows, visits, strict=True):
-            for sound in visit.sounds:
-                self._heard.setdefault(sound, []).append(row[0])
+        rowids, began, sources, labels, sounds, numbers = zip(*rows, strict=True)
+        self._rowids[start:end] = rowids
+        self._began[start:end] = began
+        self._sources[start:end] = [_number(self._source_numbers, name) for name in sources]
+        self._labels[start:end] = [_number(self._label_numbers, name) for name in labels]
+        stored = np.frombuffer(b"".join(numbers), _STORED)
+        self._numbers[:, start:end] = stored.reshape(len(rows), NUMBERS).T
+        for rowid, heard in zip(rowids, sounds, strict=True):
+            if heard == _NO_SOUNDS:
+                continue
+            for sound in _NAMES.decode(heard):
+                self._heard.setdefault(sound, []).append(rowid)
         self._count = end
-        self._last = rows[-1][1], rows[-1][8], rows[-1][-1]
+        self._last = None
 
     def _drop_old(self, database: sqlite3.Connection) -> None:
         """Drop visits that the database has no more, and the oldest above MAX_VISITS."""
@@ -188,6 +197,37 @@ def _moved(values: npt.NDArray[Any], rows: VisitRows, room: int) -> npt.NDArray[
 # -- Rows.
 
 
+def add_searched(database: sqlite3.Connection, number: int | None, visit: Visit) -> None:
+    """Store what a search reads of a visit.
+
+    number  of its row in the table `visits`
+    """
+    numbers = np.array(numbers_of(visit), _STORED).tobytes()
+    sounds = msgspec.json.encode(visit.sounds).decode()
+    database.execute(
+        "INSERT OR REPLACE INTO searched VALUES (?, ?, ?, ?, ?, ?)",
+        (number, visit.began.captured, visit.source, visit.label, sounds, numbers),
+    )
+
+
+def restore_searched(database: sqlite3.Connection) -> None:
+    """Make the table `searched` fit the table `visits` again, after a change of single rows."""
+    database.execute("DELETE FROM searched WHERE number NOT IN (SELECT number FROM visits)")
+    rows = database.execute(
+        f"SELECT {_COLUMNS} FROM visits WHERE number NOT IN (SELECT number FROM searched)"
+    ).fetchall()
+    for row in rows:
+        add_searched(database, row[0], visit_of(row[1:]))
+
+
+def _identity(database: sqlite3.Connection, rowid: int) -> tuple[str, float, float] | None:
+    """Return the id of a visit with its times; None if it is gone."""
+    row: tuple[str, float, float] | None = database.execute(
+        "SELECT id, began_captured, kept FROM visits WHERE number = ?", (rowid,)
+    ).fetchone()
+    return row
+
+
 def all_visits(database: sqlite3.Connection) -> list[Visit]:
     """Return the visits of a database, the oldest first."""
     rows = database.execute(f"SELECT {_COLUMNS} FROM visits ORDER BY rowid")
@@ -202,6 +242,14 @@ def visits_in(database: sqlite3.Connection, rowids: Sequence[int]) -> Iterator[t
         ).fetchone()
         if row is not None:
             yield index, visit_of(row[1:])
+
+
+def visit_named(database: sqlite3.Connection, name: str) -> Visit | None:
+    """Return the visit with this id; None if there is none."""
+    row = database.execute(f"SELECT {_COLUMNS} FROM visits WHERE id = ?", (name,)).fetchone()
+    if row is None:
+        return None
+    return visit_of(row[1:])
 
 
 def visit_of(row: Sequence[Any]) -> Visit:

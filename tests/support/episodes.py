@@ -32,6 +32,8 @@ AS_VERSION_2 = (
     *(f"ALTER TABLE {table} DROP COLUMN kept" for table in ("episode", "unknown", "watched")),
     "DROP TABLE clock",
     "DROP TABLE visits",
+    "DROP TABLE searched",
+    "DROP TABLE picture",
     "DROP INDEX by_frame",
     "ALTER TABLE lost RENAME TO new_lost",
     "ALTER TABLE stream RENAME TO new_stream",

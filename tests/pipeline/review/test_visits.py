@@ -79,8 +79,8 @@ def read_rows(index: VisitIndex, file: Path) -> tuple[list[int], int]:
         rowids, table = index.read(database)
         database.set_trace_callback(None)
         assert len(table) == len(rowids)
-        [after] = [each for each in statements if "path" in each and "rowid >" in each]
-        last = int(after.split("rowid > ")[1].split()[0])
+        [after] = [each for each in statements if "numbers" in each and "number >" in each]
+        last = int(after.split("number > ")[1].split()[0])
         ids = [row[0] for row in database.execute("SELECT rowid FROM visits ORDER BY rowid")]
         assert rowids.tolist() == ids
         expected = table_of(all_visits(database))
