@@ -13,6 +13,7 @@ import msgspec
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.review.episode_counts import counts
 from framegate.pipeline.review.event_database import open_database, open_to_read
+from framegate.pipeline.review.kept_pictures import drop_picture
 from framegate.pipeline.review.search import EpisodeFilter, EpisodeVerdict
 
 CONFIDENCE: Final = 0.95
@@ -63,6 +64,7 @@ def judge(file: Path, episode: str, verdict: EpisodeVerdict | None, now: float) 
             return False
         if verdict is None:
             database.execute("DELETE FROM verdict WHERE episode = ?", (episode,))
+            drop_picture(database, episode)
         else:
             row = (episode, verdict, now, *began)
             database.execute("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?)", row)

@@ -20,6 +20,7 @@ from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.likeness import Likeness
 from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.review.event_database import open_database
+from framegate.pipeline.review.kept_pictures import drop_picture
 from framegate.pipeline.review.likeness_fit import fit
 from framegate.pipeline.review.visit_index import RowIds, VisitIndex, visits_in
 from framegate.pipeline.review.visit_search import (
@@ -215,6 +216,7 @@ def mark_visit(file: Path, name: str, visit: str, is_alike: bool | None, now: fl
         database.execute("PRAGMA synchronous = FULL")
         if is_alike is None:
             database.execute("DELETE FROM mark WHERE name = ? AND visit = ?", (name, visit))
+            drop_picture(database, visit)
         else:
             # One statement: a visit that is removed meanwhile leaves no mark behind.
             stored = database.execute(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -48,6 +49,7 @@ from framegate.pipeline.web.limits import JSON, Refusal, posted, refused, time_i
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.picture_routes import FRESH
+from framegate.pipeline.web.recordings import RecordedPictures
 
 MAX_VERDICT_BYTES: Final = 1024
 MAX_FRAMES: Final = 4000  # results of an episode that are read for its path
@@ -141,8 +143,15 @@ class VerdictSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verdict: EpisodeVerdict | None
 
 
-def episode_routes(folder: Path, store: str) -> list[Route]:
-    """Return the routes. folder: of the run's data; store: URL of the store."""
+def episode_routes(
+    folder: Path, store: str, pictures: RecordedPictures | None = None
+) -> list[Route]:
+    """Return the routes.
+
+    folder    of the run's data
+    store     URL of the store
+    pictures  keeps the picture of a judged episode; None: none is kept
+    """
     file = folder / FILE
 
     async def answered(answer: Callable[..., Any], *arguments: Any) -> Response:
@@ -187,7 +196,11 @@ def episode_routes(folder: Path, store: str) -> list[Route]:
             posted_verdict = await posted(request, VerdictSaid, MAX_VERDICT_BYTES)
         except Refusal as error:
             return refused(error)
-        return await answered(_judge, file, request.path_params["id"], posted_verdict.verdict)
+        name = request.path_params["id"]
+        answer = await answered(_judge, file, name, posted_verdict.verdict)
+        if answer.status_code == 200 and posted_verdict.verdict and pictures is not None:
+            answer.background = BackgroundTask(_keep_beginning, file, name, pictures)
+        return answer
 
     one_episode = "/api/v1/episodes/{id:path}"
     return [
@@ -338,6 +351,14 @@ def _verdicts(file: Path, asked: QueryParams) -> Sequence[Any]:
     since, until = _span(asked, 30 * DAY_S)
     with opened(file) as database:
         return verdict_counts(database, since, until)
+
+
+def _keep_beginning(file: Path, name: str, pictures: RecordedPictures) -> None:
+    """Keep the picture of the beginning of an episode that was just judged."""
+    with opened(file) as database:
+        episode = episode_of(database, name)
+    if episode is not None:
+        pictures.keep(name, episode.source, episode.began.epoch, episode.began.media_s)
 
 
 def _judge(file: Path, name: str, verdict: EpisodeVerdict | None) -> Episode:

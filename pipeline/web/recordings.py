@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
+import sqlite3
 import tempfile
 import threading
 import time
@@ -32,6 +34,9 @@ from framegate.pipeline.recording.index import (
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.recording.playlist import RecordedStretch, parts, playlist, stretches
 from framegate.pipeline.recording.recorder_states import RecordingGap
+from framegate.pipeline.review.event_database import FILE as EVENTS_FILE
+from framegate.pipeline.review.event_database import opened
+from framegate.pipeline.review.kept_pictures import WIDTH, keep_picture, kept_picture
 from framegate.pipeline.system.machine import free_bytes
 from framegate.pipeline.web.limits import (
     LIMITS,
@@ -45,12 +50,13 @@ from framegate.pipeline.web.limits import (
 )
 from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
 
+log = logging.getLogger(__name__)
+
 LONGEST_CLIP_S: Final = 3600.0
 LONGEST_LIST_S: Final = 86400.0
 MAX_EPOCH: Final = 2**62  # above the epochs of all stores
 _NEAR_S: Final = 0.5  # by which the clocks of a frame and of a recording may differ
 PICTURE_S: Final = 10.0  # for which a picture waits for the pictures before it
-_WIDTH: Final = 320
 _CLIP: Final = ".clip-"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _IMMUTABLE: Final = {"Cache-Control": "private, max-age=86400, immutable"}
@@ -78,8 +84,9 @@ _FRAME: Final = (
 _WIDE: Final = parameter(
     "width",
     "Pixels across, at most",
-    {"type": "integer", "minimum": 16, "maximum": 1920, "default": _WIDTH},
+    {"type": "integer", "minimum": 16, "maximum": 1920, "default": WIDTH},
 )
+_OWNER: Final = parameter("of", "Id of the judged episode or marked visit that it shows")
 _JPEG: Final = media("image/jpeg", format="binary")
 _PLAYLIST: Final = "application/vnd.apple.mpegurl"
 
@@ -104,18 +111,18 @@ class RecordedTime(msgspec.Struct, frozen=True):
 def recording_routes(
     data: Path,
     write_clip: WriteClip,
-    as_picture: AsPicture | None = None,
+    pictures: RecordedPictures | None = None,
     limits: WebLimits = LIMITS,
     free_bytes: int = 0,
 ) -> list[Route]:
     """Return the routes.
 
     data        the run's folder
-    as_picture  None if the run serves no pictures
+    pictures    None if the run serves no pictures
     free_bytes  bytes of the disk that clips leave free, as recordings do
     """
     clips = Clips(data, write_clip, limits.clips, free_bytes)
-    api = _Recordings(data, clips, as_picture)
+    api = _Recordings(data, clips, pictures)
     base = "/api/v1/recordings"
     source = base + "/{source}"
     init_name = source + "/init/{digest}.mp4"
@@ -127,7 +134,9 @@ def recording_routes(
         Operation(source, _answered(api.of_source), [_OF, FROM, TO], gives=RecordedTime),
         Operation(f"{source}/playlist.m3u8", listed, [_OF, FROM, TO], gives=media(_PLAYLIST)),
         Operation(f"{source}/clip.mp4", api.clip, [_OF, FROM, TO, _PART], gives=_VIDEO),
-        Operation(f"{source}/picture.jpg", pictured, [_OF, *_FRAME, _AT, _WIDE], gives=_JPEG),
+        Operation(
+            f"{source}/picture.jpg", pictured, [_OF, *_FRAME, _AT, _WIDE, _OWNER], gives=_JPEG
+        ),
         Operation(init_name, _answered(api.init), [_OF, _DIGEST], gives=_VIDEO),
         Operation(media_name, _answered(api.segment), [_OF, *_SEGMENT], gives=_VIDEO),
     ]
@@ -144,14 +153,60 @@ def _answered(make: Callable[[Request], Response]) -> Callable[[Request], Awaita
     return answer
 
 
+class RecordedPictures:
+    """Pictures of recordings, and those that are kept of judged episodes and marked visits.
+
+    Any thread. One picture is made at a time, because each uses a whole core.
+    """
+
+    def __init__(self, data: Path, as_picture: AsPicture) -> None:
+        """data: the run's folder."""
+        self._data = data
+        self._as_picture = as_picture
+        self._turn = threading.Lock()
+
+    def jpeg(self, folder: Path, place: RecordedPlace, width: int) -> bytes:
+        """Return a picture. Refusal if others are waited for, for PICTURE_S.
+
+        folder  of the recordings
+        """
+        if not self._turn.acquire(timeout=PICTURE_S):
+            raise Refusal(503, "many pictures are requested at once; try again in a second")
+        try:
+            return self._as_picture(folder, place, width)
+        finally:
+            self._turn.release()
+
+    def kept(self, owner: str) -> bytes | None:
+        """Return the picture that is kept of an episode or a visit; None if there is none."""
+        with opened(self._data / EVENTS_FILE) as database:
+            return kept_picture(database, owner)
+
+    def keep(self, owner: str, source: str, epoch: int, media_s: float) -> None:
+        """Keep the picture of a judged episode or a marked visit, if its frame is recorded.
+
+        media_s  media time of the frame in its epoch
+
+        A picture that cannot be kept is logged: the verdict or the mark does not depend on it.
+        """
+        try:
+            with _index(self._data) as index:
+                place = index.place(source, epoch, media_s)
+                if place is None:
+                    return
+                jpeg = self.jpeg(index.folder, place, WIDTH)
+            keep_picture(self._data / EVENTS_FILE, owner, jpeg)
+        except (Refusal, FramegateError, sqlite3.Error, OSError) as error:
+            log.info("no picture of %s is kept: %s", owner, error)
+
+
 class _Recordings:
     """The endpoints for the recordings in a run's folder. Any thread."""
 
-    def __init__(self, data: Path, clips: Clips, as_picture: AsPicture | None) -> None:
+    def __init__(self, data: Path, clips: Clips, pictures: RecordedPictures | None) -> None:
         self._data = data
         self._clips = clips
-        self._as_picture = as_picture
-        self._turn = threading.Lock()
+        self._pictures = pictures
 
     def sources(self, request: Request) -> Response:  # noqa: ARG002
         """Recordings of each source: first and last time, duration, bytes, sound."""
@@ -188,20 +243,23 @@ class _Recordings:
 
     def picture(self, request: Request) -> Response:
         """The picture `?at=` a time, or of the frame with `?epoch=` and `?pts=`, as a JPEG that is
-        at most `?width=` pixels wide (320).
+        at most `?width=` pixels wide (320). If it is not recorded any more: the one that was kept
+        for the judged episode or marked visit `?of=`.
         """
-        if self._as_picture is None:
+        if self._pictures is None:
             raise Refusal(503, "this run serves no pictures")
-        width = whole_number(request.query_params, "width", _WIDTH, 16, 1920)
-        with _index(self._data) as index:
-            place = _place(request, index)
-            # One at a time: each uses a whole core.
-            if not self._turn.acquire(timeout=PICTURE_S):
-                raise Refusal(503, "many pictures are requested at once; try again in a second")
-            try:
-                jpeg = self._as_picture(index.folder, place, width)
-            finally:
-                self._turn.release()
+        width = whole_number(request.query_params, "width", WIDTH, 16, 1920)
+        try:
+            with _index(self._data) as index:
+                place = _place(request, index)
+                jpeg = self._pictures.jpeg(index.folder, place, width)
+        except Refusal as refusal:
+            kept = None
+            if refusal.status == 404 and "of" in request.query_params:
+                kept = self._pictures.kept(request.query_params["of"])
+            if kept is None:
+                raise
+            jpeg = kept
         return Response(jpeg, 200, _IMMUTABLE, "image/jpeg")
 
     def segment(self, request: Request) -> Response:

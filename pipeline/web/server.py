@@ -59,7 +59,7 @@ from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
 from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.port import WebSpec
-from framegate.pipeline.web.recordings import recording_routes
+from framegate.pipeline.web.recordings import RecordedPictures, recording_routes
 from framegate.pipeline.web.rules import rule_routes
 from framegate.pipeline.web.visits import visit_routes
 
@@ -338,10 +338,8 @@ def make_app(
     streams = AtOnce(limits.streams, "streams")
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving, streams)
     all_routes += filter_routes(Path(spec.folder), spec.store, run.ask_filters)
-    all_routes += episode_routes(Path(spec.folder), spec.store)
-    all_routes += visit_routes(Path(spec.folder))
     all_routes += rule_routes(spec.store, run.names, limits)
-    recorded = None
+    recorded: RecordedPictures | None = None
     try:
         kind: Callable[..., Any] = load(spec.pictures)
         folder = Path(spec.folder)
@@ -349,9 +347,11 @@ def make_app(
             frames.frame_store, spec.store, run.missing_pictures, spec.blur_faces, folder
         )
         all_routes += pictures.routes(streams)
-        recorded = pictures.recorded
+        recorded = RecordedPictures(folder, pictures.recorded)
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
+    all_routes += episode_routes(Path(spec.folder), spec.store, recorded)
+    all_routes += visit_routes(Path(spec.folder), recorded)
     all_routes += recording_routes(
         Path(spec.folder), _write_clip, recorded, limits, spec.free_bytes
     )

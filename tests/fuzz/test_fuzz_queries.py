@@ -18,7 +18,7 @@ from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.openapi import document
-from framegate.pipeline.web.recordings import recording_routes
+from framegate.pipeline.web.recordings import RecordedPictures, recording_routes
 from framegate.stages.draw.pictures import recorded_jpeg
 from tests.fuzz.budget import fuzz
 from tests.support.published import Publisher
@@ -66,7 +66,11 @@ def asked() -> Iterator[Asked]:
             routes = [
                 *api_routes(store.url, lambda: ["gate"]),
                 *episode_routes(folder / "data", store.url),
-                *recording_routes(folder / "data", load_builtin("write_clip"), recorded_jpeg),
+                *recording_routes(
+                    folder / "data",
+                    load_builtin("write_clip"),
+                    RecordedPictures(folder / "data", recorded_jpeg),
+                ),
             ]
             told = {
                 path.replace("{source}", "gate"): [p["name"] for p in methods["get"]["parameters"]]

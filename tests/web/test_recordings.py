@@ -20,7 +20,7 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.openapi import document
-from framegate.pipeline.web.recordings import recording_routes
+from framegate.pipeline.web.recordings import RecordedPictures, recording_routes
 from framegate.stages.draw.pictures import recorded_jpeg
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.footage import scene, write_sizes
@@ -94,7 +94,9 @@ def port(data: Path) -> Iterator[int]:
         asked = f"from={first.captured}&to={first.captured + 60}"
         return HTMLResponse(PAGE.replace("FROM", asked if "empty" not in request.url.query else ""))
 
-    routes = recording_routes(data, load_builtin("write_clip"), recorded_jpeg)
+    routes = recording_routes(
+        data, load_builtin("write_clip"), RecordedPictures(data, recorded_jpeg)
+    )
     with serving([*routes, Route("/", page)]) as number:
         yield number
 
