@@ -18,7 +18,7 @@ from benchmarks.harness.engine_run import EngineRun
 from benchmarks.truth import clips
 from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.review.event_database import FILE, open_to_read
-from framegate.pipeline.review.visit_index import all_visits
+from framegate.pipeline.review.visit_rows import all_visits
 
 VISITS: Final = Path(__file__).parent / "visits.json"
 _RUN_S: Final = 3600.0

@@ -41,7 +41,7 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import ASIDE, FOLDER, set_damaged_aside
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import COLUMNS, VISIT_COLUMNS, Projection
-from framegate.pipeline.review.visit_index import restore_searched
+from framegate.pipeline.review.visit_rows import restore_searched
 from framegate.pipeline.run.ended import RunActive, open_ended, read_locked
 
 

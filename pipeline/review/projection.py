@@ -23,7 +23,7 @@ from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import Visit, VisitEntry
 from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.review.event_database import date_rows, open_database, upgrade
-from framegate.pipeline.review.visit_index import add_searched
+from framegate.pipeline.review.visit_rows import add_searched
 from framegate.pipeline.system.clocks import (
     HostClock,
     KeptTime,

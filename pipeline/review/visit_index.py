@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -18,21 +18,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from framegate.pipeline.contracts.likeness import NUMBERS, numbers_of
-from framegate.pipeline.contracts.moments import Moment
-from framegate.pipeline.contracts.visits import VERSION, Colour, PathPoint, Visit
+from framegate.pipeline.contracts.likeness import NUMBERS
 from framegate.pipeline.review.visit_search import VisitRows, VisitTable
 
 MAX_VISITS: Final = 1_000_000  # that are searched, the newest
 _AT_ONCE: Final = 4096  # rows that are read and kept together
 _GROWTH: Final = 1.25
-_COLUMNS: Final = (
-    "number, id, source, track, label, began_epoch, began_seq, began_media_s, began_captured,"
-    " last_epoch, last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s,"
-    " stops, mean_score, top_score, looks, colours, sounds, feature, feature_model, kept"
-)
-_PATH: Final = msgspec.json.Decoder(tuple[PathPoint, ...])
-_COLOURS: Final = msgspec.json.Decoder(dict[Colour, float])
 _NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
 _NO_SOUNDS: Final = "[]"
 _STORED: Final = np.dtype("<f4")
@@ -101,6 +92,14 @@ class VisitIndex:
             ).fetchone()
             if before is not None:
                 [after] = before
+        first, newest = database.execute(
+            "SELECT min(number), max(number) FROM searched WHERE number > ?", (after,)
+        ).fetchone()
+        if first is None:
+            return
+        new = newest - first + 1
+        if self._count + new > len(self._rowids):
+            self._take(np.arange(self._count), int((self._count + new) * _GROWTH))
         rows = database.execute(
             "SELECT number, began, source, label, sounds, numbers FROM searched WHERE number > ?"
             " ORDER BY number",
@@ -116,14 +115,11 @@ class VisitIndex:
         self._table = None
         start = self._count
         end = start + len(rows)
-        if end > len(self._rowids):
-            room = max(_AT_ONCE, int(end * _GROWTH))
-            self._take(np.arange(start), room)
         rowids, began, sources, labels, sounds, numbers = zip(*rows, strict=True)
         self._rowids[start:end] = rowids
         self._began[start:end] = began
-        self._sources[start:end] = [_number(self._source_numbers, name) for name in sources]
-        self._labels[start:end] = [_number(self._label_numbers, name) for name in labels]
+        self._sources[start:end] = _numbered(self._source_numbers, sources)
+        self._labels[start:end] = _numbered(self._label_numbers, labels)
         stored = np.frombuffer(b"".join(numbers), _STORED)
         self._numbers[:, start:end] = stored.reshape(len(rows), NUMBERS).T
         for rowid, heard in zip(rowids, sounds, strict=True):
@@ -182,8 +178,11 @@ class VisitIndex:
         )
 
 
-def _number(numbers: dict[str, int], name: str) -> int:
-    return numbers.setdefault(name, len(numbers))
+def _numbered(numbers: dict[str, int], names: Sequence[str]) -> list[int]:
+    """Return the number of each name; a new name gets the next one."""
+    for name in dict.fromkeys(names):
+        numbers.setdefault(name, len(numbers))
+    return [numbers[name] for name in names]
 
 
 def _moved(values: npt.NDArray[Any], rows: VisitRows, room: int) -> npt.NDArray[Any]:
@@ -194,86 +193,9 @@ def _moved(values: npt.NDArray[Any], rows: VisitRows, room: int) -> npt.NDArray[
     return moved
 
 
-# -- Rows.
-
-
-def add_searched(database: sqlite3.Connection, number: int | None, visit: Visit) -> None:
-    """Store what a search reads of a visit.
-
-    number  of its row in the table `visits`
-    """
-    numbers = np.array(numbers_of(visit), _STORED).tobytes()
-    sounds = msgspec.json.encode(visit.sounds).decode()
-    database.execute(
-        "INSERT OR REPLACE INTO searched VALUES (?, ?, ?, ?, ?, ?)",
-        (number, visit.began.captured, visit.source, visit.label, sounds, numbers),
-    )
-
-
-def restore_searched(database: sqlite3.Connection) -> None:
-    """Make the table `searched` fit the table `visits` again, after a change of single rows."""
-    database.execute("DELETE FROM searched WHERE number NOT IN (SELECT number FROM visits)")
-    rows = database.execute(
-        f"SELECT {_COLUMNS} FROM visits WHERE number NOT IN (SELECT number FROM searched)"
-    ).fetchall()
-    for row in rows:
-        add_searched(database, row[0], visit_of(row[1:]))
-
-
 def _identity(database: sqlite3.Connection, rowid: int) -> tuple[str, float, float] | None:
     """Return the id of a visit with its times; None if it is gone."""
     row: tuple[str, float, float] | None = database.execute(
         "SELECT id, began_captured, kept FROM visits WHERE number = ?", (rowid,)
     ).fetchone()
     return row
-
-
-def all_visits(database: sqlite3.Connection) -> list[Visit]:
-    """Return the visits of a database, the oldest first."""
-    rows = database.execute(f"SELECT {_COLUMNS} FROM visits ORDER BY rowid")
-    return [visit_of(row[1:]) for row in rows]
-
-
-def visits_in(database: sqlite3.Connection, rowids: Sequence[int]) -> Iterator[tuple[int, Visit]]:
-    """Yield the visits with these rowids, with the index of each; those that are gone are not."""
-    for index, rowid in enumerate(rowids):
-        row = database.execute(
-            f"SELECT {_COLUMNS} FROM visits WHERE rowid = ?", (rowid,)
-        ).fetchone()
-        if row is not None:
-            yield index, visit_of(row[1:])
-
-
-def visit_named(database: sqlite3.Connection, name: str) -> Visit | None:
-    """Return the visit with this id; None if there is none."""
-    row = database.execute(f"SELECT {_COLUMNS} FROM visits WHERE id = ?", (name,)).fetchone()
-    if row is None:
-        return None
-    return visit_of(row[1:])
-
-
-def visit_of(row: Sequence[Any]) -> Visit:
-    """Return the visit of a row with all _COLUMNS after the rowid."""
-    visit, source, track, label = row[:4]
-    path, width, height, speed, dwell_s, stops, mean_score, top_score, looks = row[12:21]
-    colours, sounds, feature, feature_model = row[21:25]
-    return Visit(
-        VERSION,
-        visit,
-        source,
-        track,
-        label,
-        Moment(*row[4:8]),
-        Moment(*row[8:12]),
-        _PATH.decode(path),
-        (width, height),
-        speed,
-        dwell_s,
-        stops,
-        (mean_score, top_score),
-        looks,
-        _COLOURS.decode(colours),
-        feature,
-        feature_model,
-        _NAMES.decode(sounds),
-    )

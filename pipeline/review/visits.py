@@ -7,6 +7,7 @@ they are in the database only, and go with their visit.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,22 @@ from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.review.event_database import open_database
 from framegate.pipeline.review.kept_pictures import drop_picture
 from framegate.pipeline.review.likeness_fit import fit
-from framegate.pipeline.review.visit_index import RowIds, VisitIndex, visits_in
+from framegate.pipeline.review.visit_index import RowIds, VisitIndex
+from framegate.pipeline.review.visit_rows import visits_in
 from framegate.pipeline.review.visit_search import (
     HALF,
     VOCABULARY,
+    StrengthArray,
+    VisitRows,
     VisitTable,
     best_rows,
     by_example,
     by_likeness,
     by_words,
 )
+
+TRIED: Final = 24  # visits of each kind that a trial of a rule shows
+DAY_S: Final = 86400.0
 
 
 class FoundVisit(msgspec.Struct, frozen=True):
@@ -103,7 +110,18 @@ def search(index: VisitIndex, database: sqlite3.Connection, query: VisitQuery) -
         likeness = _fitted(rowids, table, database, query.marks)
         strength = np.where(is_said, by_likeness(table, likeness), 0)
     rows = best_rows(table, strength, query.limit)
-    marked = marks_of(database, query.marks)
+    found = _shown(database, rowids, rows, strength, marks_of(database, query.marks))
+    return FoundVisits(found, int((strength >= HALF).sum()), len(table))
+
+
+def _shown(
+    database: sqlite3.Connection,
+    rowids: RowIds,
+    rows: VisitRows | list[int],
+    strength: StrengthArray,
+    marked: Mapping[str, bool],
+) -> list[FoundVisit]:
+    """Return the visits in some rows of the table with their strengths and marks."""
     found = []
     for place, visit in visits_in(database, rowids[rows].tolist()):
         shown = msgspec.structs.replace(
@@ -112,7 +130,7 @@ def search(index: VisitIndex, database: sqlite3.Connection, query: VisitQuery) -
         found.append(
             FoundVisit(shown, round(float(strength[rows[place]]), 4), marked.get(visit.id))
         )
-    return FoundVisits(found, int((strength >= HALF).sum()), len(table))
+    return found
 
 
 # An episode of the track of a visit begins with the track, or is passed to it by an earlier one.
@@ -160,8 +178,16 @@ def likeness_of(index: VisitIndex, database: sqlite3.Connection, name: str) -> L
 
 
 def _fitted(rowids: RowIds, table: VisitTable, database: sqlite3.Connection, name: str) -> Likeness:
+    alike, others = _marked_rows(rowids, database, name)
+    return fit(table, alike, others)
+
+
+def _marked_rows(
+    rowids: RowIds, database: sqlite3.Connection, name: str
+) -> tuple[list[int], list[int]]:
+    """Return the rows of the visits that are marked as alike, and as not alike."""
     marked = database.execute(
-        "SELECT visits.rowid, is_alike FROM mark JOIN visits ON visits.id = visit WHERE name = ?"
+        "SELECT number, is_alike FROM mark JOIN visits ON visits.id = visit WHERE name = ?"
         " ORDER BY marked, visit",
         (name,),
     ).fetchall()
@@ -170,7 +196,67 @@ def _fitted(rowids: RowIds, table: VisitTable, database: sqlite3.Connection, nam
         row = int(np.searchsorted(rowids, rowid))
         if row < rowids.size and rowids[row] == rowid:
             sides[not is_alike].append(row)
-    return fit(table, *sides)
+    return sides
+
+
+class RuleTrial(msgspec.Struct, frozen=True):
+    """A rule about visits that are like the marked ones, tried on the stored visits.
+
+    toml          its lines for pipeline.toml
+    searched      number of visits on which it was tried, the newest
+    reported      number of these that it would have reported; each would have been an episode
+    days          days from the beginning of the first of these visits to that of the last
+    alike         number of visits that are marked as alike
+    alike_reported  number of these that it would have reported
+    others        number of visits that are marked as not alike
+    others_reported  number of these that it would have reported
+    would_report  the newest visits that it would have reported, at most TRIED
+    just_below    the strongest visits that it would not have reported, at most TRIED
+    """
+
+    toml: str
+    searched: int
+    reported: int
+    days: float
+    alike: int
+    alike_reported: int
+    others: int
+    others_reported: int
+    would_report: list[FoundVisit]
+    just_below: list[FoundVisit]
+
+
+def try_rule(index: VisitIndex, database: sqlite3.Connection, name: str) -> RuleTrial:
+    """Try the rule of marks on the stored visits. ConfigFaults if there are too few marks.
+
+    It is the same likeness as in a run, so the run would have had an episode for each of these
+    visits, unless the window of one was lost: such a visit has no path, and a run reports none.
+    """
+    likeness = likeness_of(index, database, name)
+    rowids, table = index.read(database)
+    strength = by_likeness(table, likeness)
+    is_reported = strength >= HALF
+    alike, others = _marked_rows(rowids, database, name)
+    reported = np.flatnonzero(is_reported)
+    newest = reported[np.argsort(-table.began[reported], kind="stable")[:TRIED]]
+    below = np.flatnonzero(~is_reported)
+    strongest = below[np.argsort(-strength[below], kind="stable")[:TRIED]]
+    marked = marks_of(database, name)
+    days = 0.0
+    if len(table):
+        days = float(table.began.max() - table.began.min()) / DAY_S
+    return RuleTrial(
+        rule_text(name, likeness),
+        len(table),
+        reported.size,
+        round(days, 4),
+        len(alike),
+        int(is_reported[alike].sum()),
+        len(others),
+        int(is_reported[others].sum()),
+        _shown(database, rowids, newest, strength, marked),
+        _shown(database, rowids, strongest, strength, marked),
+    )
 
 
 def rule_text(name: str, likeness: Likeness) -> str:

@@ -154,41 +154,32 @@ def episode_routes(
     """
     file = folder / FILE
 
-    async def answered(answer: Callable[..., Any], *arguments: Any) -> Response:
-        try:
-            content = await run_in_threadpool(answer, *arguments)
-        except ConfigFaults as error:  # there is no database: no run used this folder
-            return refused(Refusal(404, str(error)))
-        except (Refusal, FramegateError) as error:
-            return refused(error)
-        return Response(msgspec.json.encode(content), 200, FRESH, JSON)
-
     async def episodes(request: Request) -> Response:
         """Episodes as JSON, newest first; `?source=A,B`, `?rule=`, `?label=`, `?from=` and `?to=` a
         time, `?at=` a time at which they were open, `?open=1`, `?muted=1`, `?order=oldest`,
         `?limit=` (100, at most 1000), `?after=` the `next` of the last response.
         """
-        return await answered(_page, file, request.query_params)
+        return await _answered(_page, file, request.query_params)
 
     async def detail(request: Request) -> Response:
         """One episode: its changes, and the boxes of its objects in the stored results."""
-        return await answered(_detail, file, store, request.path_params["id"])
+        return await _answered(_detail, file, store, request.path_params["id"])
 
     async def counted(request: Request) -> Response:
         """Numbers of episodes that began, by `?bucket=1h`, source, rule and direction; by default
         of the last day.
         """
-        return await answered(_counts, file, request.query_params)
+        return await _answered(_counts, file, request.query_params)
 
     async def seen(request: Request) -> Response:
         """Times in which sources were watched, and in which rules could not be judged; by default
         of the last day.
         """
-        return await answered(_seen, file, request.query_params)
+        return await _answered(_seen, file, request.query_params)
 
     async def verdicts(request: Request) -> Response:
         """Verdicts by source and rule, and false alerts per day; by default of the last 30 days."""
-        return await answered(_verdicts, file, request.query_params)
+        return await _answered(_verdicts, file, request.query_params)
 
     async def set_verdict(request: Request) -> Response:
         """Set the verdict of an episode (`true`, `false`, `unsure`), or remove it (`null`)."""
@@ -196,9 +187,9 @@ def episode_routes(
             posted_verdict = await posted(request, VerdictSaid, MAX_VERDICT_BYTES)
         except Refusal as error:
             return refused(error)
-        name = request.path_params["id"]
-        answer = await answered(_judge, file, name, posted_verdict.verdict)
-        if answer.status_code == 200 and posted_verdict.verdict and pictures is not None:
+        name, verdict = request.path_params["id"], posted_verdict.verdict
+        answer = await _answered(_judge, file, name, verdict)
+        if answer.status_code == 200 and verdict and pictures is not None:
             answer.background = BackgroundTask(_keep_beginning, file, name, pictures)
         return answer
 
@@ -212,6 +203,16 @@ def episode_routes(
         Operation("/api/v1/verdicts", verdicts, [_SINCE, _UNTIL], gives=list[VerdictCounts]),
         page("/review", "review.html", "The page to look through episodes and judge them."),
     ]
+
+
+async def _answered(answer: Callable[..., Any], *arguments: Any) -> Response:
+    try:
+        content = await run_in_threadpool(answer, *arguments)
+    except ConfigFaults as error:  # there is no database: no run used this folder
+        return refused(Refusal(404, str(error)))
+    except (Refusal, FramegateError) as error:
+        return refused(error)
+    return Response(msgspec.json.encode(content), 200, FRESH, JSON)
 
 
 # -- The parameters of a request.

@@ -28,17 +28,18 @@ from framegate.pipeline.recording.changed_parts import (
     read_region,
 )
 from framegate.pipeline.review.event_database import FILE, opened
-from framegate.pipeline.review.visit_index import VisitIndex, visit_named
+from framegate.pipeline.review.visit_index import VisitIndex
+from framegate.pipeline.review.visit_rows import visit_named
 from framegate.pipeline.review.visit_search import VOCABULARY
 from framegate.pipeline.review.visits import (
     FoundVisits,
+    RuleTrial,
     VisitMarks,
     VisitQuery,
     all_marks,
-    likeness_of,
     mark_visit,
-    rule_text,
     search,
+    try_rule,
 )
 from framegate.pipeline.web.api import limit_of
 from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused, time_in
@@ -79,12 +80,6 @@ class MarkSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     visit: str
     alike: bool | None
-
-
-class RuleText(msgspec.Struct, frozen=True):
-    """A rule about visits that are like the marked ones. toml: its lines for pipeline.toml."""
-
-    toml: str
 
 
 def visit_routes(folder: Path, pictures: RecordedPictures | None = None) -> list[Route]:
@@ -133,14 +128,14 @@ def visit_routes(folder: Path, pictures: RecordedPictures | None = None) -> list
         return answer
 
     async def rule(request: Request) -> Response:
-        """A rule for pipeline.toml about visits that are like those with `?marks=NAME`."""
+        """A rule about visits that are like those with `?marks=NAME`, tried on stored visits."""
         return await answered(_rule, file, index, request.query_params)
 
     return [
         Operation("/api/v1/visits", visits, _SEARCHED, gives=FoundVisits),
         Operation("/api/v1/visits/marks", marks, gives=list[VisitMarks]),
         Operation("/api/v1/visits/mark", set_mark, gives=VisitMarks, body=MarkSaid),
-        Operation("/api/v1/visits/rule", rule, [_MARKS], gives=RuleText),
+        Operation("/api/v1/visits/rule", rule, [_MARKS], gives=RuleTrial),
         Operation("/api/v1/changes", changes, _CHANGED, gives=RegionChanges),
         page("/visits", "visits.html", "The page to search visits and changes."),
     ]
@@ -198,7 +193,6 @@ def _keep_middle(file: Path, name: str, pictures: RecordedPictures) -> None:
         pictures.keep(name, visit.source, visit.began.epoch, media_s)
 
 
-def _rule(file: Path, index: VisitIndex, asked: QueryParams) -> RuleText:
-    name = asked.get("marks", "")
+def _rule(file: Path, index: VisitIndex, asked: QueryParams) -> RuleTrial:
     with opened(file) as database:
-        return RuleText(rule_text(name, likeness_of(index, database, name)))
+        return try_rule(index, database, asked.get("marks", ""))

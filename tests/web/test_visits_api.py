@@ -80,8 +80,15 @@ def test_visits_are_searched_and_marked(tmp_path: Path) -> None:
             said = {"name": "van", "visit": each.id, "alike": True}
             assert client.post("/visits/mark", json=said).status_code == 200
         assert client.get("/visits/marks").json() == [{"name": "van", "alike": 5, "others": 0}]
-        toml = client.get("/visits/rule", params={"marks": "van"}).json()["toml"]
-        assert toml.splitlines()[1] == "[events.rules.van]"
+        tried = client.get("/visits/rule", params={"marks": "van"}).json()
+        assert tried["toml"].splitlines()[1] == "[events.rules.van]"
+        assert (tried["searched"], tried["alike"], tried["alike_reported"]) == (8, 5, 5)
+        shown = [each["visit"]["id"] for each in tried["would_report"] + tried["just_below"]]
+        assert sorted(shown) == sorted(each.id for each in visits)
+        assert len(tried["would_report"]) == tried["reported"]
+        said = whole["paths"]["/api/v1/visits/rule"]["get"]["responses"]["200"]
+        schema = said["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, **whole}).validate(tried)
         trained = client.get("/visits", params={"marks": "van", "trained": 1}).json()
         assert [each["mark"] for each in trained["found"]].count(True) == 5
         nowhere = {"name": "van", "visit": "door/1-9/99", "alike": True}

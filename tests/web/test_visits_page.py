@@ -93,6 +93,11 @@ def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str) -> None:
         assert labels[:5] == ["car"] * 5
         seen.page.click("#rule")
         seen.until("!document.querySelector('#ruled').hidden")
+        assert "5 of the 5 that you marked as alike" in seen.page.inner_text("#trial")
+        reported = "[...document.querySelectorAll('#would b')].map(b => b.innerText)"
+        assert set(seen.look(reported)) == {"car"}
+        below = seen.look("[...document.querySelectorAll('#below li')].map(li => li.dataset.id)")
+        assert "door/1-100/2" in below
         rule = tomllib.loads(seen.page.inner_text("#toml"))["events"]["rules"]["this"]
         assert Likeness.read(rule["like"]).marks == (5, 1)
         seen.page.select_option("#span", "")

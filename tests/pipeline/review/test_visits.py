@@ -16,7 +16,8 @@ from framegate.pipeline.contracts.visits import Visit, VisitEntry
 from framegate.pipeline.review import visit_index
 from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.projection import Projection
-from framegate.pipeline.review.visit_index import VisitIndex, all_visits
+from framegate.pipeline.review.visit_index import VisitIndex
+from framegate.pipeline.review.visit_rows import all_visits
 from framegate.pipeline.review.visit_search import table_of
 from framegate.pipeline.review.visits import (
     VisitMarks,
@@ -79,7 +80,7 @@ def read_rows(index: VisitIndex, file: Path) -> tuple[list[int], int]:
         rowids, table = index.read(database)
         database.set_trace_callback(None)
         assert len(table) == len(rowids)
-        [after] = [each for each in statements if "numbers" in each and "number >" in each]
+        [after] = [each for each in statements if "min(number)" in each]
         last = int(after.split("number > ")[1].split()[0])
         ids = [row[0] for row in database.execute("SELECT rowid FROM visits ORDER BY rowid")]
         assert rowids.tolist() == ids
