@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from framegate.pipeline.contracts import records
@@ -39,9 +39,9 @@ from framegate.pipeline.ingest.launcher import (
     OpenSource,
     end_thread,
 )
+from framegate.pipeline.ingest.sent_commits import SentCommits
 from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
 from framegate.pipeline.store.hop import (
-    END,
     Commit,
     CommitReply,
     CommitStatus,
@@ -49,55 +49,11 @@ from framegate.pipeline.store.hop import (
     attach_command,
     read_attached,
 )
-from framegate.pipeline.store.worker_connections import LinkBatch, Links, readable
+from framegate.pipeline.store.worker_connections import Links, readable
 
 log = logging.getLogger(__name__)
 
 _ANSWERS_S: Final = 1.0  # the longest time that a reply of the store stays unread
-
-
-class _Sent:
-    """The last commit. Its replies are read when the loop wakes for another reason, because a
-    wake-up for them would cost as much as the commit.
-    """
-
-    def __init__(
-        self, parts: list[LinkBatch], pending: PendingCommits, decoded: Mapping[str, Commit]
-    ) -> None:
-        """parts: by link; pending, decoded: the commits of stages and decoders, by source."""
-        self.pending = pending
-        self.decoded = decoded
-        self._parts = parts
-
-    def __bool__(self) -> bool:
-        """Return whether replies are unread."""
-        return bool(self._parts)
-
-    @property
-    def has_end(self) -> bool:
-        """Return whether an end is in the commit: readers outside the loop wait for it."""
-        for hop in self._hops():
-            for commit in hop.commits:
-                if commit.entries and commit.entries[-1].kind == END:
-                    return True
-        return False
-
-    def _hops(self) -> Iterator[SourceHop]:
-        for part in self._parts:
-            yield from part.hops
-
-    @property
-    def sources(self) -> list[str]:
-        """Return the sources whose replies are unread."""
-        return [hop.source for hop in self._hops()]
-
-    def answers(self) -> list[tuple[str, CommitReply]]:
-        """Read the replies, and wait for those that are not here. Each is returned once."""
-        parts, self._parts = self._parts, []
-        answers: list[tuple[str, CommitReply]] = []
-        for part in parts:
-            answers += part.receive()
-        return answers
 
 
 class IngestLoop:
@@ -179,7 +135,7 @@ class IngestSession:
         self._is_passed_on = "decode" in runner.spec.passed_on()
         self._sources: list[SourceSpec] | None = None
         self._draining = False
-        self._sent = _Sent([], {}, {})
+        self._sent = SentCommits([], {}, {})
 
     def _hosted_readers(self, live: bool) -> list[HostedStage]:
         """Return the last readers of a source if all of them are in this process, else none."""
@@ -383,9 +339,14 @@ class IngestSession:
 
     def _run_stages(self) -> None:
         """Run the hosted stages and commit. Meanwhile no careful source decodes."""
-        with self._launcher.turn if self._spec.careful else nullcontext():
+        turn: AbstractContextManager[object] = nullcontext()
+        if self._spec.careful:
+            turn = self._launcher.turn
+        answers: list[tuple[str, CommitReply]] = []
+        with turn:
             self._send(self._runner.step())
-            answers = self._sent.answers() if self._must_read_answers() else []
+            if self._must_read_answers():
+                answers = self._sent.answers()
         # After the turn is released: dropping a source joins its thread, which may wait for the
         # turn.
         self._settle(answers)
@@ -425,7 +386,7 @@ class IngestSession:
         if not hops:
             return
         parts = list(self._links.parts(hops, self._runner.trims(self._feeds)).values())
-        self._sent = _Sent(parts, pending, decoded)
+        self._sent = SentCommits(parts, pending, decoded)
         for part in parts:
             part.link.send(*part.commands())
 
@@ -462,14 +423,11 @@ class IngestSession:
         if self._ended():
             return
         held_back = self._runner.held_back
-        dues = (
-            max_s,
-            self._agenda.due_in(),
-            self._waits.due_in(),
-            held_back.retry_in(),
-            REST_S if held_back.lacks_pixels() else None,
-            _ANSWERS_S if self._sent else None,
-        )
+        dues = [max_s, self._agenda.due_in(), self._waits.due_in(), held_back.retry_in()]
+        if held_back.lacks_pixels():
+            dues.append(REST_S)
+        if self._sent:
+            dues.append(_ANSWERS_S)
         timeout = min((due for due in dues if due is not None), default=None)
         waits = self._waits.descriptors()
         answers = held_back.answers()
