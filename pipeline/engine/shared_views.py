@@ -23,7 +23,6 @@ from framegate.pipeline.shared_memory.frame_store import (
     frame_store_bytes,
     sound_store_bytes,
 )
-from framegate.pipeline.shared_memory.masks import Masks
 from framegate.pipeline.shared_memory.packet_store import PacketStore, packet_store_bytes
 from framegate.pipeline.shared_memory.state import (
     StatePlane,
@@ -179,9 +178,7 @@ class SharedViews:
         """Return the pixels of a frame that was not decoded; see stage.Context."""
         record = item.record
         group = self.packet_store(item.source).read(item.position.epoch, record.number)
-        pixels = decode(group.packets, record.pts, record.form)
-        Masks(group.masks).blank(memoryview(pixels), record.form)
-        return bytes(pixels)
+        return group.pixels_at(record.pts, record.form, decode)
 
     def wake(self, source: str) -> None:
         """Make a camera that is decoded lazily decode all frames for some seconds.

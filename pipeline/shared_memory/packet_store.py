@@ -14,9 +14,11 @@ import msgspec
 
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.source import GROUP_BYTES
+from framegate.pipeline.contracts.source import GROUP_BYTES, Form
 from framegate.pipeline.contracts.spec import Polygon
+from framegate.pipeline.contracts.stage import DecodePackets
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
+from framegate.pipeline.shared_memory.masks import Masks
 
 _LENGTH_BYTES: Final = 4
 _SLOT_BYTES: Final = GROUP_BYTES + (64 << 10)  # a group and the masks of its source
@@ -27,6 +29,12 @@ class StoredGroup(msgspec.Struct, frozen=True, array_like=True):
 
     packets: bytes
     masks: tuple[Polygon, ...] = ()
+
+    def pixels_at(self, pts: float | None, form: Form, decode: DecodePackets) -> bytes:
+        """Return the pixels of its frame at `pts` (seconds), with the masked parts blanked."""
+        pixels = decode(self.packets, pts, form)
+        Masks(self.masks).blank(memoryview(pixels), form)
+        return bytes(pixels)
 
 
 def packet_store_bytes(slots: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from framegate.pipeline.contracts.errors import Fenced, FrameLost
-from framegate.pipeline.contracts.source import GROUP_BYTES
+from framegate.pipeline.contracts.source import GROUP_BYTES, Form
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.shared_memory.packet_store import PacketStore, packet_store_bytes
 
@@ -41,6 +41,22 @@ def test_a_group_is_there_with_its_masks_until_its_slot_is_used(
         with pytest.raises(FrameLost) as lost:
             reader.read(epoch, number)
         assert lost.value.final
+
+
+def test_a_frame_of_a_group_is_blank_where_its_source_is_masked(
+    both: tuple[PacketStore, PacketStore],
+) -> None:
+    """As in the frame store: the left half of a frame of 4 x 2 pixels."""
+    writer, reader = both
+    left = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
+    writer.put(1, 3, b"packets", [left], token=1)
+
+    def decode(packets: bytes, pts: float | None, form: Form) -> bytearray:
+        assert (packets, pts) == (b"packets", 0.5)
+        return bytearray([200] * form.nbytes)
+
+    pixels = reader.read(1, 3).pixels_at(0.5, Form(4, 2), decode)
+    assert list(pixels) == [16, 16, 200, 200, 16, 16, 200, 200, 128, 200, 128, 200]
 
 
 def test_a_group_above_the_limit_is_left_out(both: tuple[PacketStore, PacketStore]) -> None:
