@@ -15,7 +15,7 @@ from framegate.cli.config import toml
 from framegate.cli.console.arguments import add_data
 from framegate.cli.events import EpisodeTable
 from framegate.cli.help import ending
-from framegate.pipeline.config.named_filter import named_filter
+from framegate.pipeline.config.config import named_filter
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.object_filters import (
     AddFilter,

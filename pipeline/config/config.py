@@ -29,7 +29,7 @@ from framegate.pipeline.config.sources import SourceConfig, read_sources
 from framegate.pipeline.config.store import StoreConfig
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import EVENTS
-from framegate.pipeline.contracts.object_filters import ObjectFilter
+from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
 from framegate.pipeline.contracts.source import (
     LEAST_STALL_S,
     MOST_STALL_S,
@@ -217,6 +217,16 @@ def _reader(name: str, kind: Any) -> ReadTable:
 
 def _read_filters(table: Table, faults: list[str]) -> dict[str, ObjectFilter]:
     return read_named(ObjectFilter, table, "filters", "a table", faults)
+
+
+def named_filter(name: str, table: Mapping[str, Any]) -> NamedFilter:
+    """Return the filter with the keys of a table `[filters.NAME]`. ConfigFaults with all faults."""
+    faults: list[str] = []
+    new = read_options(ObjectFilter, dict(table), f"filters.{name[:32]}.", faults)
+    if new is None:
+        raise ConfigFaults(faults)
+    values: dict[str, Any] = vars(new)
+    return NamedFilter(**values, name=name)
 
 
 _READERS: Final[Mapping[str, ReadTable]] = {

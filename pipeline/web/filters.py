@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.pipeline.config.named_filter import named_filter
+from framegate.pipeline.config.config import named_filter
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, RequestRefused
 from framegate.pipeline.contracts.object_filters import (

@@ -20,7 +20,6 @@ from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.visits import Visit
-from framegate.stages.events.alike import LEAST_LIKENESS, stretch_of
 from framegate.stages.events.conditions import (
     Fact,
     Holding,
@@ -46,6 +45,7 @@ from framegate.stages.events.tracks import FOOT, TracksSeen, follow, is_unseen
 log = logging.getLogger(__name__)
 
 _replace = msgspec.structs.replace
+_LEAST_LIKENESS: Final = 0.5  # of a visit if the rule has no min_score
 _MOVED_THUMBNAILS: Final = 2  # consecutive thumbnails of another view: the camera was moved
 _MOVED: Final = (
     "the camera was moved, so its areas and lines do not fit and their rules are paused; "
@@ -318,14 +318,14 @@ class RuleJudge:
         for rule, likeness in self._book.alike:
             for visit in visits:
                 value = likeness.of(visit)
-                is_alike = value >= (rule.config.min_score or LEAST_LIKENESS)
+                is_alike = value >= (rule.config.min_score or _LEAST_LIKENESS)
                 if not (is_alike and rule.is_about(visit.label) and visit.path):
                     continue
                 if not self._book.is_due(rule, visit.last.captured):
                     continue
                 if not self._may_begin(rule, state.stretches, state.begun_ms, now.ms):
                     continue
-                stretch = stretch_of(visit, value, now)
+                stretch = _stretch_of(visit, value, now)
                 step = functools.partial(change, rule, stretch, now=now, source=self._source)
                 changes.add([step("start"), step("end", ended_by="over")])
                 if rule.name in self._book.referred:
@@ -391,6 +391,30 @@ def _with_lines(track: Track, before: Sequence[str], after: Sequence[str]) -> Tr
     """Return the track with the sides of other lines; the side of a new line is unknown."""
     sides = dict(zip(before, track.sides, strict=False))
     return _replace(track, sides=tuple(sides.get(key, 0) for key in after))
+
+
+def _stretch_of(visit: Visit, value: float, now: Now) -> Stretch:
+    """Return a visit as a period in which a rule was true. value: its likeness."""
+    width, height = visit.size
+    foot = visit.path[0]
+    left, top = foot.x - width / 2, foot.y - height
+    edges = [min(max(edge, 0.0), 1.0) for edge in (left, top, left + width, foot.y)]
+    x1, y1, x2, y2 = [round(edge * 10_000) for edge in edges]
+    began = StoredMoment(*msgspec.structs.astuple(visit.began))
+    last = StoredMoment(*msgspec.structs.astuple(visit.last))
+    return Stretch(
+        (visit.track,),
+        visit.track,
+        began,
+        now.ms - max(round((now.at.media_s - began.media_s) * 1000), 0),
+        last,
+        now.ms - max(round((now.at.media_s - last.media_s) * 1000), 0),
+        visit.label,
+        (x1, y1, x2, y2),
+        now.result.models,
+        sightings=visit.looks,
+        value=value,
+    )
 
 
 def _removed_rule(key: str, note: RuleNote) -> Rule:
