@@ -20,6 +20,7 @@ import os
 import re
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -330,10 +331,8 @@ def changes_of_region(
                 f"gate on and [gate] changes_bytes above 0{near}"
             ]
         )
-    all_times: list[TimeArray] = [np.empty(0)]
-    changed_times: list[TimeArray] = [np.empty(0)]
-    epochs: list[RowNumbers] = [np.empty(0, np.intp)]
-    seqs: list[RowNumbers] = [np.empty(0, np.intp)]
+    known = _Periods(UNKNOWN_S)
+    changes = _Periods(apart_s)
     for file, times, words in _mapped(files):
         if _is_outside(times, since, until):
             continue
@@ -341,26 +340,62 @@ def changes_of_region(
         if not rows.size:
             continue
         changed = rows[_has_changed(words, rows, mask_of(region, file.width, file.height))]
-        all_times.append(times[rows])
-        changed_times.append(times[changed])
-        epochs.append(np.full(changed.size, file.epoch))
-        seqs.append(file.first + changed)
-    times = np.concatenate(changed_times)
-    begins, ends = _runs(times, apart_s)
-    firsts = zip(
-        np.concatenate(epochs)[begins].tolist(), np.concatenate(seqs)[begins].tolist(), strict=True
+        known.add(times[rows], file.epoch, file.first + rows)
+        changes.add(times[changed], file.epoch, file.first + changed)
+    return RegionChanges(
+        changes.newest,
+        changes.left_out,
+        [(period.since, period.until) for period in known.newest],
+        known.seconds,
+        known.frames,
     )
-    periods = [
-        ChangedPeriod(float(times[begin]), float(times[end]), end - begin + 1, f"{epoch}-{seq}")
-        for begin, end, (epoch, seq) in zip(begins.tolist(), ends.tolist(), firsts, strict=True)
-    ]
-    compared = np.concatenate(all_times)
-    since_rows, until_rows = _runs(compared, UNKNOWN_S)
-    known = list(zip(compared[since_rows].tolist(), compared[until_rows].tolist(), strict=True))
-    known_s = sum(last - first for first, last in known)
-    newest = periods[-MAX_PERIODS:]
-    left_out = len(periods) - len(newest)
-    return RegionChanges(newest, left_out, known[-MAX_PERIODS:], known_s, compared.size)
+
+
+class _Periods:
+    """Periods of frames that are at most `apart_s` apart, of which the newest are kept.
+
+    Frames come file by file, so a question about all of a source needs the memory of one file.
+    """
+
+    def __init__(self, apart_s: float) -> None:
+        self._apart_s = apart_s
+        self._kept: deque[ChangedPeriod] = deque(maxlen=MAX_PERIODS)
+        self._count = 0
+        self._left_s = 0.0  # of periods that are not kept any more
+        self.frames = 0
+
+    def add(self, times: TimeArray, epoch: int, seqs: RowNumbers) -> None:
+        """Add frames that follow those before. times, seqs: (N,)."""
+        self.frames += times.size
+        begins, ends = _runs(times, self._apart_s)
+        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+            since, until = float(times[begin]), float(times[end])
+            frames = end - begin + 1
+            last = None
+            if self._kept:
+                last = self._kept[-1]
+            if last is not None and abs(since - last.until) <= self._apart_s:
+                self._kept[-1] = ChangedPeriod(last.since, until, last.frames + frames, last.first)
+                continue
+            if len(self._kept) == MAX_PERIODS:
+                self._left_s += self._kept[0].until - self._kept[0].since
+            self._kept.append(ChangedPeriod(since, until, frames, f"{epoch}-{seqs[begin]}"))
+            self._count += 1
+
+    @property
+    def newest(self) -> list[ChangedPeriod]:
+        """The newest periods in order of time, at most MAX_PERIODS."""
+        return list(self._kept)
+
+    @property
+    def left_out(self) -> int:
+        """The number of earlier periods."""
+        return self._count - len(self._kept)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all periods."""
+        return self._left_s + sum(period.until - period.since for period in self._kept)
 
 
 @lru_cache(64)
