@@ -67,7 +67,7 @@ from framegate.pipeline.shared_memory.frame_store import sound_store_bytes, usua
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes
 from framegate.pipeline.sinks.delivery import ReceiverUnavailable
 from framegate.pipeline.sinks.process import check_receiver
-from framegate.pipeline.store.admin import unfit
+from framegate.pipeline.store.admin import server_fault
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
 from framegate.pipeline.store.redis_client import connect, store_errors
@@ -340,7 +340,7 @@ def _store(config: Config, folder: Path) -> str:
 def _server(url: str, sources: list[str], replicas: int) -> str:
     with store_errors(url), closing(connect(url)) as client:
         info = client.info()
-        fault = unfit(info, replicas)
+        fault = server_fault(info, replicas)
         if fault:
             raise StoreRefused(f"store {shown(url)}: {fault}")
         owned = [name for name in sources if client.hget(keys.own(name), "run")]

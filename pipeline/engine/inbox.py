@@ -198,11 +198,11 @@ class HeldBack:
         """Return whether a frame waits for its pixels to be decoded again."""
         return bool(self._lacking)
 
-    def answers(self) -> list[int]:
+    def descriptors(self) -> list[int]:
         """Return the descriptors that are readable when answers have arrived."""
         return list(self._asks)
 
-    def hear(self, ready: Sequence[int]) -> bool:
+    def take_answers(self, ready: Sequence[int]) -> bool:
         """Take the answers on readable descriptors; return whether a stage has a frame to retry."""
         for descriptor in self._asks.keys() & set(ready):
             self._asks[descriptor].hear()

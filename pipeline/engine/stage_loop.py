@@ -309,20 +309,20 @@ class StageSession:
         held_back = self._runner.held_back
         links = {reads.link.fileno(): reads.link for reads in pending}
         while True:
-            arrived = [reads for reads in pending if reads.link.here()]
+            arrived = [reads for reads in pending if reads.link.has_reply()]
             if arrived:
                 break
             timeout: float | None = 0.0
             if wait:
                 timeout = self._patience_s(bool(pending))
-            ready = readable([self._line.wake, *links, *held_back.answers()], timeout)
+            ready = readable([self._line.wake, *links, *held_back.descriptors()], timeout)
             if self._line.wake in ready:
                 os.eventfd_read(self._line.wake)
                 if self._has_order():
                     return False
             for descriptor in links.keys() & ready:
                 links[descriptor].fill()
-            if held_back.hear(ready):
+            if held_back.take_answers(ready):
                 return True
             if not ready:
                 break

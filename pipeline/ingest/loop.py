@@ -430,10 +430,10 @@ class IngestSession:
             dues.append(_ANSWERS_S)
         timeout = min((due for due in dues if due is not None), default=None)
         waits = self._waits.descriptors()
-        answers = held_back.answers()
+        answers = held_back.descriptors()
         ready = readable([self._line.wake, *waits, *answers], timeout)
         self._settle(self._sent.answers())  # before another request uses these connections
-        held_back.hear(ready)
+        held_back.take_answers(ready)
         if self._line.wake in ready:
             os.eventfd_read(self._line.wake)
             self._follow_orders()

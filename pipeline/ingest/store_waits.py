@@ -180,7 +180,7 @@ class EpochRequests:
         """Read the link, which is readable; return durable epochs and refusals."""
         self.link.fill()
         over: list[EpochGiven | EpochRefused] = []
-        while self._asked and self.link.here():
+        while self._asked and self.link.has_reply():
             if len(self._epochs) < len(self._asked):
                 refused = self._note(self.link.receive())
                 if refused is not None:
@@ -276,7 +276,7 @@ class Rooms:
         """Read the link, which is readable; return the sources whose wait is over."""
         self.link.fill()
         woken: list[str] = []
-        while self.link.here():
+        while self.link.has_reply():
             reply = self.link.receive()
             if isinstance(reply, hiredis.PushNotification):
                 changed = self._source_of if reply[1] is None else reply[1]  # None: any key

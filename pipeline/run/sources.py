@@ -127,13 +127,13 @@ class RunSources:
                 self._lost |= {source.name}
                 continue
             if source.live and not source.ending and self._has_ended(source.name):
-                self._store.begin_anew(source.name)  # try a failed camera again
+                self._store.reset_decode(source.name)  # try a failed camera again
         others = sorted(set(self._store.sources()) - set(self.names()))
         self._store.release_all(others, self._run.run)
         self._take(self._run.sources)
 
     def _has_ended(self, name: str) -> bool:
-        _, state = self._store.standings([name], [])[name]
+        _, state = self._store.positions_and_states([name], [])[name]
         return state is not None and records.decode(state, DecodeState).done
 
     def add(self, sources: Sequence[RunSource], take_over: bool, by_hand: bool = False) -> None:
@@ -210,7 +210,7 @@ class RunSources:
         if take_over:
             model = self._announced(source.name)
         self._store.claim(source.name, self._run.run, self._owner, take_over, by_hand)
-        self._store.begin_anew(source.name)
+        self._store.reset_decode(source.name)
         # The epoch is read after the claim: from then on no other run can begin an epoch.
         return replace(source, past=self._store.epoch(source.name), model=model)
 

@@ -112,7 +112,7 @@ class StoreProbe:
             for stage in given_up:  # each time, because a reader may have attached meanwhile
                 self._store.detach(source.name, stage)
         stages = [stage for stage in self._plan.stages if stage.name not in given_up]
-        standings = self._store.standings(
+        standings = self._store.positions_and_states(
             [source.name for source in ours], [stage.name for stage in stages]
         )
         for source in ours:
@@ -133,7 +133,7 @@ class StoreProbe:
         return result
 
     def _check_store(self) -> None:
-        if not self._store.same(self._plan.identity):
+        if not self._store.has_identity(self._plan.identity):
             raise StoreRefused(
                 "the store was emptied or replaced during the run; nothing was restarted"
             )

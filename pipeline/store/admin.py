@@ -76,12 +76,12 @@ class StoreAdmin:
     def prepare(self) -> str:
         """Check the store's servers, load the function library and return the store's identity.
 
-        Raises StoreRefused for a server that `unfit` describes, and StoreBusy if the store is full.
+        Raises StoreRefused for a server with a `server_fault`, and StoreBusy if the store is full.
         """
         with store_errors(self.url):
             servers = self._servers()
             for server in servers:
-                fault = unfit(server.info(), self._replicas)
+                fault = server_fault(server.info(), self._replicas)
                 if fault:
                     raise StoreRefused(f"store {shown(self.url)}: {fault}")
                 load_library(server)
@@ -97,7 +97,7 @@ class StoreAdmin:
         primaries = cast(Any, client).get_primaries()
         return [client.get_redis_connection(node) for node in primaries]
 
-    def same(self, identity: str) -> bool:
+    def has_identity(self, identity: str) -> bool:
         """Return whether the store still has the identity that `prepare` returned.
 
         Raises StoreRefused if its settings now allow it to evict keys.
@@ -201,7 +201,7 @@ class StoreAdmin:
                     announced = f"{model} {where}/{digest}"
                 self._function("announce", [keys.own(source)], run, announced)
 
-    def begin_anew(self, source: str) -> None:
+    def reset_decode(self, source: str) -> None:
         """Drop the state of decode for a source that this run owns and no worker serves."""
         with store_errors(self.url):
             self._client.hdel(keys.at(source, "decode"), "s", "c")
@@ -272,7 +272,7 @@ class StoreAdmin:
             positions[stage] = Position.parse(position or b"0-0")
         return positions
 
-    def standings(
+    def positions_and_states(
         self, sources: list[str], stages: list[str]
     ) -> dict[str, tuple[dict[str, Position], bytes | None]]:
         """Return the positions of the stages and the state of decode for each source.
@@ -286,11 +286,11 @@ class StoreAdmin:
                     pipe.hget(keys.at(source, stage), "p")
                 pipe.hget(keys.at(source, "decode"), "s")
             replies = iter(pipe.execute())
-        standings = {}
+        by_source = {}
         for source in sources:
             at = {stage: Position.parse(next(replies) or b"0-0") for stage in stages}
-            standings[source] = (at, next(replies))
-        return standings
+            by_source[source] = (at, next(replies))
+        return by_source
 
     def counters(self, source: str) -> dict[str, int]:
         """Return all counters of a source, as they were at one moment."""
@@ -309,7 +309,7 @@ _EVICTING = (
 )
 
 
-def unfit(info: dict[str, Any], replicas: int = 0) -> str | None:
+def server_fault(info: dict[str, Any], replicas: int = 0) -> str | None:
     """Return why a server with this INFO cannot be the store; None if it can.
 
     replicas  the setting [store] replicas

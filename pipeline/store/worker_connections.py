@@ -55,7 +55,7 @@ class Link:
         self._reader = hiredis.Reader()
         self._next: Any = False  # as hiredis: False while no complete reply has arrived
 
-    def again(self) -> Link:
+    def duplicate(self) -> Link:
         """Return another connection to the same server."""
         return Link(self._url)
 
@@ -76,7 +76,7 @@ class Link:
         Raises StoreLost if the connection breaks; StoreBusy or StoreRefused if the reply is an
         error.
         """
-        while not self.here():
+        while not self.has_reply():
             self.fill()
         reply = self._next
         self._next = False
@@ -84,7 +84,7 @@ class Link:
             raise reply_fault(str(reply))
         return reply
 
-    def here(self) -> bool:
+    def has_reply(self) -> bool:
         """Return whether the next reply has arrived completely. Does not read the socket."""
         if self._next is False:
             self._next = self._reader.gets()
@@ -229,7 +229,7 @@ class Links:
     def spare(self, link: Link) -> Link:
         """Return a second connection to the server of `link`, whose next reply may be late."""
         if link not in self._spares:
-            self._spares[link] = link.again()
+            self._spares[link] = link.duplicate()
         return self._spares[link]
 
     def await_replicas(self, sources: Iterable[str], replicas: int) -> None:

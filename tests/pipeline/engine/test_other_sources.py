@@ -48,7 +48,7 @@ class Bench:
     def source(self, name: str, frames: int, pace: PaceName = "fast") -> SourceSpec:
         """A source of its own footage, claimed; it goes on after what the store has of it."""
         self.store.claim(name, RUN, "the test", take_over=False)
-        self.store.begin_anew(name)
+        self.store.reset_decode(name)
         file = footage.write_scene(self.folder / f"{name}.mp4", footage.steady(frames, fps=100))
         past = self.store.epoch(name)
         return SourceSpec(str(file), name=name, past=past, credit=32, slots=32, pace=pace)

@@ -17,7 +17,7 @@ from framegate.pipeline.contracts.errors import (
     TakenOver,
 )
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.store.admin import StoreAdmin, unfit
+from framegate.pipeline.store.admin import StoreAdmin, server_fault
 from framegate.pipeline.store.hop import (
     FRAME,
     Attached,
@@ -378,7 +378,7 @@ def test_epochs_outlive_their_owner(store: StoreAdmin, link: Link) -> None:
     ],
 )
 def test_a_store_must_be_fit(info: dict[str, str], said: str | None) -> None:
-    fault = unfit(info)
+    fault = server_fault(info)
     assert (fault is None) if said is None else (fault is not None and said in fault)
 
 
