@@ -16,6 +16,7 @@ from framegate.models.tracking.calm import (
     CalmStateUnreadable,
     not_calmed,
     step,
+    sure_score,
 )
 from framegate.models.tracking.score_thresholds import CALM, TRACKS, settings_for
 
@@ -126,6 +127,14 @@ def test_a_weak_first_look_needs_a_second() -> None:
     again = frame((1, 0.0, 2, 0.34))
     assert show([weak, carried, carried, again], chosen) == [[], [], [], [(0, 2, 0.34)]]
     assert show([frame((0, 0.0, 2, 0.36))], chosen) == [[(0, 2, 0.36)]]
+
+
+def test_a_sure_score_publishes_a_first_look_and_a_score_of_a_user_has_none() -> None:
+    calm, _ = settings_for(0.39)
+    sure = sure_score(calm)
+    assert show([frame((0, 0.0, 2, sure + 0.001))], calm)[0]
+    assert not show([frame((0, 0.0, 2, sure - 0.001))], calm)[0]
+    assert sure_score(settings_for(0.39, exactly=True)[0]) == 0
 
 
 def test_a_carried_box_is_no_evidence() -> None:

@@ -120,6 +120,20 @@ def test_an_answer_is_in_source_pixels_and_says_how_it_came_about(stage: Detect)
     assert "@" in said.models[0]
 
 
+def test_only_with_a_gate_and_the_usual_scores_is_a_score_sure(folder: Path) -> None:
+    cases: tuple[tuple[Mode, float | None], ...] = (
+        ("crops", None),
+        ("off", None),
+        ("crops", LEAST),
+    )
+    sure = {}
+    for mode, least in cases:
+        [said], _ = answers(detect(folder, mode, min_score=least), item(1, 0, picture=1))
+        sure[mode, least] = said.sure
+    assert sure["crops", None] > 0.4
+    assert sure["off", None] == sure["crops", LEAST] == 0
+
+
 def test_batch_and_company_change_nothing(stage: Detect) -> None:
     """Law 6: neither chunking nor other sources change boxes, labels, scores or tracks."""
     mine = [item(1, n, picture=1 + n // 4) for n in range(8)]
