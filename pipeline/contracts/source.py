@@ -179,12 +179,16 @@ class PacketSource(Protocol):
 
     It is iterated once, in one thread, which also calls `close`. The iteration yields True for each
     picture that arrived and False if none did for a while; it ends only with a SourceFault. `size`
-    is the width and height of its pictures, after rotation; None until it is known.
+    is the width and height of its pictures, after rotation; None until it is known. While
+    `is_heard` is set, its sound is decoded, and `take_sound` returns the blocks that are complete.
     """
+
+    is_heard: bool
 
     @property
     def size(self) -> tuple[int, int] | None: ...
     def __iter__(self) -> Iterator[bool]: ...
+    def take_sound(self) -> Sequence[SoundBlock]: ...
     def abandon(self) -> None: ...
     def close(self) -> None: ...
 

@@ -19,14 +19,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FramegateError, SourceFault
 from framegate.pipeline.contracts.records import START
-from framegate.pipeline.contracts.source import Frame, Source
+from framegate.pipeline.contracts.source import Frame, SoundBlock, Source
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
 from framegate.pipeline.ingest.arrivals import STALL_PERIODS
 from framegate.pipeline.ingest.camera_reader import CameraReader
@@ -243,9 +243,21 @@ class CameraDecoder(DecoderThread):
                 return None
             self.done += 1
             drops = Drops(taken.dropped, taken.burst)
-            self._put(self._number, before, position, drops, reader.news(), taken.sound)
+            sound = self._sound_of(reader, taken)
+            self._put(self._number, before, position, drops, reader.news(), sound)
             self._unreported = NO_DROPS
             self._number += 1
+
+    def _sound_of(self, reader: CameraReader, taken: TakenFrame) -> Sequence[SoundBlock]:
+        """Return the sound that a frame carries: of its own stream if that has any, else of the
+        recorded one.
+        """
+        if self._recorded is None:
+            return taken.sound
+        self._recorded.is_heard = not reader.has_sound
+        if reader.has_sound:
+            return taken.sound
+        return self._recorded.take_sound(taken.frame.pts)
 
     def _take_from(self, reader: CameraReader, before: Frame | None) -> TakenFrame | None:
         """Take the next frame; return None if it needs a new epoch first."""

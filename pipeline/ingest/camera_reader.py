@@ -34,6 +34,7 @@ class CameraReader(threading.Thread):
 
     waiting  the decoded frames that were not taken
     frames   the number of decoded frames
+    has_sound  its frames can carry sound; not every Source states it
     fault    the reason of the end, once it ended
     ended    the connection is closed
     """
@@ -60,6 +61,7 @@ class CameraReader(threading.Thread):
         self._patience_s = PATIENCE_S  # left for this group of held frames
         self.waiting = FrameQueue()
         self.frames = 0
+        self.has_sound = True
         self.ended = False
         self.fault: SourceFault | None = None
 
@@ -100,6 +102,7 @@ class CameraReader(threading.Thread):
         source: Source | None = None
         try:
             source = self._open_source()
+            self.has_sound = getattr(source, "has_sound", True)
             with self._changed:
                 self._source = source
             self._arrivals.begin()

@@ -10,13 +10,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.pipeline.contracts.source import Form, PacketSource
+from framegate.pipeline.contracts.source import Form, PacketSource, SoundBlock
 from framegate.pipeline.ingest.arrivals import Arrivals
 from framegate.pipeline.ingest.credit import SizeChanges
+from framegate.pipeline.ingest.recorded_sound import RecordedSound
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.retry import Backoff
@@ -45,6 +46,7 @@ class RecordedStream(threading.Thread):
     size       width and height of the pictures, as last seen; None if there was none. A change
                begins an epoch, so a size that changes too often (see SizeChanges) is not followed
     has_tried  the size is known, or the first attempt failed
+    is_heard   its sound is decoded, because the decoded stream has none
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class RecordedStream(threading.Thread):
         self.alignment = Alignment()
         self.size = size
         self.has_tried = size is not None
+        self.is_heard = False
+        self._sound = RecordedSound()
         self._source_name = name
         self._open_stream = open_stream
         self._new_take = new_take
@@ -93,6 +97,11 @@ class RecordedStream(threading.Thread):
             self._changed.notify_all()
         if stream is not None:
             stream.abandon()
+
+    def take_sound(self, until_s: float | None) -> tuple[SoundBlock, ...]:
+        """Return the blocks of sound that ended by a time of the decoded frames; None: all."""
+        with self._changed:
+            return self._sound.take(until_s)
 
     def run(self) -> None:
         """Connect until `stop`."""
@@ -136,6 +145,8 @@ class RecordedStream(threading.Thread):
             for has_arrived in stream:
                 if self._stopping:
                     return
+                stream.is_heard = self.is_heard
+                self._keep_sound(stream.take_sound())
                 now = time.monotonic()
                 if has_arrived:
                     is_first = False
@@ -146,6 +157,15 @@ class RecordedStream(threading.Thread):
         except SourceFault:
             if not self._stopping:
                 raise
+
+    def _keep_sound(self, blocks: Sequence[SoundBlock]) -> None:
+        """Keep blocks for the frames of their time. Before the clocks are related, drop them."""
+        if not blocks:
+            return
+        aligned = self.alignment.now()
+        if aligned is not None:
+            with self._changed:
+                self._sound.put(blocks, aligned.offset_s)
 
     def _see(self, size: RecordedSize | None, now: float) -> None:
         if size is not None:

@@ -220,6 +220,11 @@ class CameraSource:
         self._frames: Generator[DecodedFrame | None] | None = None
 
     @property
+    def has_sound(self) -> bool:
+        """Return whether its frames can carry sound."""
+        return self._tap is not None
+
+    @property
     def is_lazy(self) -> bool:
         """Return whether it is decoded lazily, which its codec and container may not allow."""
         return self._lazy is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -13,13 +13,14 @@ from av.video.stream import VideoStream
 
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.redaction import shown
-from framegate.pipeline.contracts.source import DecoderGuard, Request
+from framegate.pipeline.contracts.source import DecoderGuard, Request, SoundBlock
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.codec_parameters import parameters
 from framegate.stages.decode.frame import Orientations, form_of
 from framegate.stages.decode.open_video import open_video, orientation_of
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder
+from framegate.stages.decode.sound import SoundTap
 
 
 class PacketStream:
@@ -27,6 +28,7 @@ class PacketStream:
 
     size    width and height of its pictures after rotation, from the last key frame that brought
             new parameters; such a key frame is the only picture that is decoded
+    is_heard  whether its sound is decoded; set by the caller
     Errors  SourceFault from the constructor (see open_video) and the iteration: closed
     """
 
@@ -41,7 +43,14 @@ class PacketStream:
         self._request = request
         self._options = options
         self._guard = guard
-        self._opened = open_video(request, options, at_once=True, hears=take is not None)
+        self.is_heard = False
+        hears = bool(request.sound) or take is not None
+        self._opened = open_video(request, options, at_once=True, hears=hears)
+        self._tap: SoundTap | None = None
+        track = self._opened.sound
+        if request.sound and track is not None and self._opened.has_times:
+            self._tap = SoundTap(track, request.sound, guard)
+            self._opened.listeners.append(self._hear)
         self._codec = self._opened.stream.codec_context.codec.canonical_name
         self._parameters: bytes | None = None
         self.size: tuple[int, int] | None = None
@@ -64,6 +73,16 @@ class PacketStream:
             except av.error.FFmpegError as error:
                 fault = f"the connection was lost ({type(error).__name__})"
             raise SourceFault(f"{shown(self._request.url, camera=True)}: {fault}", "closed")
+
+    def take_sound(self) -> Sequence[SoundBlock]:
+        """Return the complete blocks of its sound, with times on its own clock."""
+        if self._tap is None:
+            return ()
+        return self._tap.take(None)
+
+    def _hear(self, packet: Packet[Any]) -> None:
+        if self.is_heard and self._tap is not None:
+            self._tap.hear(packet)
 
     def abandon(self) -> None:
         """End the iteration at the next packet; over HTTP and RTSP within a second. Any thread."""

@@ -85,6 +85,7 @@ class Camera:
     counts: dict[str, int] = field(default_factory=dict)
     opened: int = 0
     closed: int = 0
+    has_sound: bool = True
 
     def __iter__(self) -> Iterator[Picture | None]:
         while True:
@@ -721,4 +722,43 @@ def test_an_epoch_with_a_new_size_begins_with_a_decoded_frame() -> None:
     first = frames_and_epochs(bench)
     assert isinstance(first, Decoded)
     assert (first.position, first.shown) == (Position(2, 0), (1280, 720))
+    bench.close()
+
+
+@pytest.mark.parametrize("has_sound", [False, True])
+def test_frames_without_sound_carry_that_of_the_recorded_stream(has_sound: bool) -> None:
+    pieces: queue.Queue[Played] = queue.Queue()
+    stream = PlayedStream(pieces)
+
+    class Sounding(Bench):
+        def open(self, guard: DecoderGuard) -> Camera:
+            self.camera.has_sound = has_sound
+            return super().open(guard)
+
+    bench = Sounding(recorded=stream)
+    recorded = bench.decoder._recorded
+    assert recorded is not None
+    pieces.put((1920, 1080))
+    now = time.monotonic()
+    recorded.alignment.see_packet(100.0, now, None)  # frames have the clock 0 at that moment
+    bench.camera.show(Picture(0, 0.0, arrived_mono=now))
+    assert isinstance(frames_and_epochs(bench), NewEpoch)
+    first = frames_and_epochs(bench)
+    assert isinstance(first, Decoded)
+    assert first.sound is None
+    assert recorded.is_heard is not has_sound
+    samples = bytes([1]) * BLOCK * 4  # a second
+    stream.sound = [SoundBlock(n + 7, 100.0 + n, n > 0, samples) for n in range(3)]
+    for _ in range(2):
+        pieces.put((1920, 1080))
+    wait_until("both pieces were taken", pieces.empty)
+    pieces.put((1920, 1080))
+    wait_until("the sound was taken", pieces.empty)
+    bench.camera.show(Picture(1, 2.5, arrived_mono=now + 2.5))
+    second = frames_and_epochs(bench)
+    assert isinstance(second, Decoded)
+    expected = None if has_sound else (0, 2)  # the third block ends after the frame
+    assert second.sound == expected
+    if not has_sound:
+        assert bench.sounds.read(Position(1, 1)).begins_s == pytest.approx(1.0, abs=0.01)
     bench.close()

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from av.packet import Packet
 
+from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import SOUND_MOST_S, SOUND_RATE, Request
 from framegate.stages.decode.file import FileSource
+from framegate.stages.decode.options import DecodeOptions
+from framegate.stages.decode.packet_stream import PacketStream
 from tests.support import footage
 from tests.support.footage import Track
 
@@ -148,3 +151,21 @@ def test_a_frame_carries_no_more_than_is_kept(tmp_path: Path) -> None:
     assert counts["sound_dropped"] == 39 - most
     numbers = [block.number for _, sound in frames for block in sound]
     assert (numbers[0], numbers[-1]) == (39 - most, 39)
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_stream_that_is_only_recorded_has_the_same_sound(tmp_path: Path, is_heard: bool) -> None:
+    path = footage.write_sounding(tmp_path / "a.mkv", Track("pcm_s16le", 16000, (400.0, 2000.0)))
+    frames, _ = heard(path)
+    expected = [block for _, sound in frames for block in sound]
+    stream = PacketStream(Request(str(path), sound=BLOCK), DecodeOptions())
+    stream.is_heard = is_heard
+    with pytest.raises(SourceFault, match="ended"):
+        list(stream)
+    blocks = list(stream.take_sound())
+    stream.close()
+    if is_heard:
+        assert len(blocks) >= len(expected) - 1 > 0
+        assert blocks == expected[: len(blocks)]
+    else:
+        assert blocks == []
