@@ -79,7 +79,7 @@ def test_a_model_that_sees_less_is_refused_with_the_reason(
 
 def test_what_is_wrong_is_told(registry: Path) -> None:
     def told(**said: object) -> str:
-        usual = {"ref": "street", "sources": tuple(STREETS), "teacher_model": "seer"}
+        usual = {"ref": "street", "sources": tuple(STREETS), "teacher_model": "seer", "frames": 20}
         with pytest.raises(ConfigFaults) as caught:
             judge(meter=no_report, **{**usual, "registry": registry, **said})  # type: ignore[arg-type]
         return str(caught.value)

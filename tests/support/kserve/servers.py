@@ -47,7 +47,7 @@ def environment_of(name: str, packages: Sequence[str]) -> Path:
         # The pip of this environment compiles nothing: a server imports few of its packages.
         python = [sys.executable, "-m"]
         subprocess.run([*python, "venv", "--without-pip", folder], check=True)
-        pip = [*python, "pip", "--python", folder, "install", "--no-compile"]
+        pip = [*python, "pip", "--python", str(folder), "install", "--no-compile"]
         pip += ["--quiet", "--disable-pip-version-check"]
         made = subprocess.run([*pip, *packages], check=False, capture_output=True, text=True)
         if made.returncode:
