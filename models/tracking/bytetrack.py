@@ -8,10 +8,12 @@ than a mistake. Only high boxes begin tracks. Details that the paper leaves open
 plain IoU with a floor of 0.1, the variance of an edge is 0.1 and that of a step 0.01 (square
 pixels), and a track gets its id at its second match in a row.
 
-Three rules are additions. A box of another class continues a track only if the overlap is larger
+Four rules are additions. A box of another class continues a track only if the overlap is larger
 (`other_iou`), so that a bicycle does not take the track of its rider. The class of a track is the
 class with the largest sum of scores, so that a van that is sometimes detected as a truck keeps one
-label. A lost object at rest is recognised by its place only, see `resting`.
+label. A lost object at rest is recognised by its place only, see `resting`. Soon after its last
+box, an object cannot be far from where it is expected, so the overlap must be larger (`soon_iou`);
+otherwise a number jumps to the next parked car in the frame in which its own car is not detected.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ class TrackSettings:
     other_iou     0..1, smallest overlap of a match with a box of another class
     rest_s        seconds in one place after which an object is at rest; None: none is
     rest_iou      0..1, smallest overlap of a box with the place of a lost object at rest
+    soon_s        seconds after its last box in which an object cannot move far; 0: none
+    soon_iou      0..1, smallest overlap of a match in this time
     """
 
     high: float = 0.6
@@ -73,6 +77,8 @@ class TrackSettings:
     other_iou: float = 0.1
     rest_s: float | None = None
     rest_iou: float = 0.3
+    soon_s: float = 0.0
+    soon_iou: float = 0.1
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_hits <= 255:
@@ -248,6 +254,8 @@ def _overlap(
     expected = np.where(at_rest[:, None], tracks.place[rows], tracks.mean[rows, :4])
     overlap = _iou(expected, detected)
     overlap[at_rest[:, None] & (overlap < settings.rest_iou)] = 0
+    is_soon = tracks.lost_s[rows] <= settings.soon_s
+    overlap[is_soon[:, None] & (overlap < settings.soon_iou)] = 0
     return overlap
 
 

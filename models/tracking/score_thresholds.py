@@ -10,9 +10,16 @@ from framegate.models.tracking.calm import CalmSettings
 
 CALM: Final = CalmSettings()
 # A track begins with whatever a single look would show, so that what is shown has one; candidates
-# continue it, taken for something else only where they lie on it.
+# continue it, taken for something else only where they lie on it. `soon_s` is three periods at 25
+# frames/s: below 8 frames/s a larger overlap loses objects that move fast.
 TRACKS: Final = TrackSettings(
-    high=CALM.shown, low=CALM.candidate, start=CALM.shown, other_iou=0.5, rest_s=0.6
+    high=CALM.shown,
+    low=CALM.candidate,
+    start=CALM.shown,
+    other_iou=0.5,
+    rest_s=0.6,
+    soon_s=0.13,
+    soon_iou=0.3,
 )
 # The lower threshold of a published track is this share of the threshold at which it appears: the
 # lowest, in steps of .01 of the score, at which no clip that chooses loses F1 by its labels.

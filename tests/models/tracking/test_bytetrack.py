@@ -194,6 +194,16 @@ def test_a_bicycle_does_not_take_its_riders_track(other_iou, expected):
     assert step(state, named([(RIDER, 1)]), 0.1, chosen)[1].tolist() == [1]
 
 
+@pytest.mark.parametrize(("later_s", "expected"), [(0.04, 0), (0.12, 0), (0.2, 1)])
+def test_a_number_does_not_jump_to_the_next_car_while_its_own_is_not_detected(later_s, expected):
+    """The next car overlaps by a fifth: too far to be the same one so soon, but not later."""
+    chosen, state = TrackSettings(soon_s=0.13, soon_iou=0.3), no_tracks()
+    for n in range(3):
+        state, _ = step(state, boxes([(0, 0, 30, 20, 0.9)]), n / 25, chosen)
+    beside = boxes([(20, 0, 50, 20, 0.9)])
+    assert step(state, beside, 0.08 + later_s, chosen)[1].tolist() == [expected]
+
+
 def test_a_tracks_class_is_the_majority_of_its_sightings_by_score():
     """Van, truck, van, truck, truck: .6, .6 < 1.1 ... the truck leads from 1.6 over 1.5 on."""
     state, names = no_tracks(), []
