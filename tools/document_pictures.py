@@ -52,6 +52,10 @@ _PATIENCE_S: Final = 600.0
 _QUALITY: Final = 90  # of JPEG
 _LIVE_S: Final = 60.0  # for the curves of the live page
 _SEEN_WELL: Final = 0.7  # score of a person in the picture of the live page
+# Of the sheet of footage: rows of pixels that show its first four rows of pictures, and their width
+# in the document.
+_SHEET_ROWS: Final = 756
+_SHEET_WIDTH: Final = 960
 _FLOOR: Final = [[0.2, 0.3], [0.9, 0.3], [0.9, 0.97], [0.2, 0.97]]
 
 
@@ -248,7 +252,9 @@ def draw_learning_footage(data: Path, folder: Path) -> None:
     command(folder, "run", "-d", "data")
     print(command(folder, "learn", "footage", "-d", "data", "--sheet", "seen.png"))
     sheet: Any = cv2.imread(str(folder / "seen.png"))
-    write_jpeg(sheet[:474], "learning-footage.jpg")
+    size = (_SHEET_WIDTH, round(_SHEET_ROWS * _SHEET_WIDTH / sheet.shape[1]))
+    part = cv2.resize(sheet[:_SHEET_ROWS], size, interpolation=cv2.INTER_AREA)
+    write_jpeg(part, "learning-footage.jpg")
 
 
 def draw_learning_shown(data: Path, folder: Path) -> None:
