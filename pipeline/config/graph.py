@@ -323,9 +323,9 @@ def drawn(specs: Sequence[StageSpec], workers: Mapping[str, Sequence[str]]) -> s
                 continue
             text = spec.name
             if depth:
-                text = f"{'   ' * depth}└─ {spec.name}"
+                text = f"{'  ' * depth}└─ {spec.name}"
             use = spec.use.removeprefix("framegate.")
-            lines.append(f"{text:<24} in {worker_of[spec.name]:<8} {use}{_side(spec)}")
+            lines.append(f"{text:<23} in {worker_of[spec.name]:<7} {use}{_side(spec)}")
             draw(spec.name, depth + 1)
 
     draw(None, 0)
