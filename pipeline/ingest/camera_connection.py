@@ -46,7 +46,7 @@ STEP_BACK_S = 1.0
 LEAP_S = 10.0
 RARELY = ("permission", "sizes")  # faults that frequent attempts make worse
 # The first frame of an epoch waits so long for the size of the recorded stream: frame_queue drops
-# no frame meanwhile, because MAX_HELD_S is longer and MAX_FRAMES are more at 25 frames per second.
+# no frame meanwhile, because MAX_EPOCH_WAIT_S is longer and MAX_FRAMES are more at 25 per second.
 SIZE_S = 2.5
 RECORDED_END_S = 1.0  # that a stopped decoder waits for the end of its recorded stream
 RARELY_FAILURES = 40  # the backoff after one of these, as if so many attempts had failed
@@ -308,11 +308,11 @@ class CameraDecoder(DecoderThread):
         """Ask for an epoch for the queued frames and wait for it; return False if stopped."""
         self._ask_for_epoch()
         with self._changed:
-            reader.waiting.hold()
+            reader.waiting.await_epoch()
             self._await_size()
             while not self._stopping and self._epoch is None:
                 self._changed.wait()
-            reader.waiting.release(time.monotonic())
+            reader.waiting.begin_epoch(time.monotonic())
             return not self._stopping
 
     def _await_size(self) -> None:

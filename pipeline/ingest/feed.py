@@ -2,12 +2,12 @@
 
 `decoder` numbers the frames of an epoch; the store (`hop.lua`) numbers the epochs.
 
-Three positions describe a feed, and `confirmed <= each position in _held <= _position`:
+Three positions describe a feed, and `confirmed <= each position in _unconfirmed <= _position`:
 
 - `_confirmed`: the last position that the store acknowledged.
-- `_held`: the entries after it, in order. They stay until the store acknowledges them, so a commit
+- `_unconfirmed`: the entries after it, in order. They stay until the store acknowledges them, so a commit
   whose reply was lost can be repeated.
-- `_position`: the last entry taken from the decoder, which is that of `_held[-1]`, if any.
+- `_position`: the last entry taken from the decoder, which is that of `_unconfirmed[-1]`, if any.
 
 At most one commit is in flight (`_is_sent`). No entry is taken while a NewEpoch waits: each entry
 belongs to an epoch that the store has allocated.
@@ -66,8 +66,8 @@ class Feed:
         self._form: Form | None = None
         self._shown: RecordedSize | None = None
         self._open = False
-        self._held: deque[Arrival] = deque()
-        self._is_sent = False  # a commit of `_held` is in flight
+        self._unconfirmed: deque[Arrival] = deque()
+        self._is_sent = False  # a commit of `_unconfirmed` is in flight
         self._counts: dict[str, int] = {}
         self._pace = Pace(spec.pace)
         self._connection = ConnectionReport(spec.name)
@@ -93,13 +93,13 @@ class Feed:
         """
         self.token = attached.token
         self._is_sent = False
-        known = [self._confirmed, *(arrival.position for arrival in self._held)]
+        known = [self._confirmed, *(arrival.position for arrival in self._unconfirmed)]
         if self.thread is None or attached.position not in known:
             return False
-        if self._held and attached.position == self._held[-1].position:
+        if self._unconfirmed and attached.position == self._unconfirmed[-1].position:
             self.confirm()  # the whole commit succeeded: do not add its counters a second time
-        while self._held and self._held[0].position <= attached.position:
-            self._held.popleft()
+        while self._unconfirmed and self._unconfirmed[0].position <= attached.position:
+            self._unconfirmed.popleft()
         self._confirmed = attached.position
         return True
 
@@ -113,7 +113,7 @@ class Feed:
         self._open = state.open
         self._form = state.form
         self._shown = state.shown
-        self._held.clear()
+        self._unconfirmed.clear()
         self._is_sent = False
         self._counts.clear()
         self._pace = self.pace_after(state)
@@ -121,7 +121,7 @@ class Feed:
         self._next_end_mono = None
 
     def commit(self, through: Position = START) -> Commit | None:
-        """Return a commit of all held entries and the connection's new state, None if none is new.
+        """Return a commit of all unconfirmed entries and the connection's new state, None if none is new.
 
         through: frames up to this position get no entry, as in Runner.through.
 
@@ -132,9 +132,9 @@ class Feed:
         self._is_sent = True
         last = self._confirmed
         fields: list[tuple[str, bytes]] = []
-        if self._held:
-            last = self._held[-1].position
-            fields.append(("s", records.encode(self._state_after(self._held[-1].record))))
+        if self._unconfirmed:
+            last = self._unconfirmed[-1].position
+            fields.append(("s", records.encode(self._state_after(self._unconfirmed[-1].record))))
         if self._connection.unsent is not None:
             fields.append(("c", records.encode(self._connection.unsent)))
         return Commit(
@@ -143,14 +143,14 @@ class Feed:
             token=self.token,
             previous=self._confirmed,
             last=last,
-            entries=entries_after(through, self._held),
+            entries=entries_after(through, self._unconfirmed),
             fields=tuple(fields),
             counts=tuple(self._grown().items()),
         )
 
     def _grown(self) -> dict[str, int]:
         counts = dict(self._counts)
-        for arrival in self._held:
+        for arrival in self._unconfirmed:
             if isinstance(arrival.record, Record):
                 _add(counts, {"decoded": 1, "undecoded": int(arrival.record.undecoded)})
                 if arrival.record.sound is not None:
@@ -184,22 +184,24 @@ class Feed:
     @property
     def has_news(self) -> bool:
         """Return whether `commit` has anything to send."""
-        return not self._is_sent and (bool(self._held) or self._connection.unsent is not None)
+        return not self._is_sent and (
+            bool(self._unconfirmed) or self._connection.unsent is not None
+        )
 
-    def held(self) -> list[Arrival]:
+    def unconfirmed(self) -> list[Arrival]:
         """Return the entries that the store has not confirmed, oldest first."""
-        return list(self._held)
+        return list(self._unconfirmed)
 
     def confirm(self) -> None:
-        """Drop the held entries: the store accepted the commit."""
+        """Drop the unconfirmed entries: the store accepted the commit."""
         self._connection.unsent = None
         self._is_sent = False
         self._counts.clear()
-        if not self._held:
+        if not self._unconfirmed:
             return
-        last = self._held[-1].record
-        self._confirmed = self._held[-1].position
-        self._held.clear()
+        last = self._unconfirmed[-1].record
+        self._confirmed = self._unconfirmed[-1].position
+        self._unconfirmed.clear()
         if isinstance(last, End) and last.last:
             self._ended = last
 
@@ -241,7 +243,7 @@ class Feed:
         """Return whether entries are unconfirmed, or the decoder still works. A camera that stopped
         has events until they are taken.
         """
-        if self._held or (self.thread is not None and self.thread.busy):
+        if self._unconfirmed or (self.thread is not None and self.thread.busy):
             return True
         return self.spec.live and self._first_event() is not None and not self.needs_epoch()
 
@@ -273,7 +275,7 @@ class Feed:
         ended = []
         if self._open:
             position = Position(self._position.epoch, self._position.seq + 1)
-            ended = [self._hold(position, End(VERSION, position.seq, last=False))]
+            ended = [self._append(position, End(VERSION, position.seq, last=False))]
         event = self.thread.first()
         self._open = isinstance(event, NewEpoch | SourceEnded) or not self._never_connected
         self._position = Position(epoch, -1)
@@ -286,7 +288,7 @@ class Feed:
         return ended
 
     def gather(self, now: float, wall: float) -> list[Arrival]:
-        """Take the events that are due at `now` (monotonic) and return their held entries."""
+        """Take the events that are due at `now` (monotonic) and return their entries."""
         taken: list[Arrival] = []
         if self.thread is None or self.needs_epoch():
             return taken
@@ -344,7 +346,7 @@ class Feed:
                     )
             dropped = 0
             position = Position(event.position.epoch, first_seq + number)
-            entries.append(self._hold(position, record))
+            entries.append(self._append(position, record))
         self._number += len(event.undecoded)
         self._undecoded += len(event.undecoded)
         entries.append(self._frame(event, now, wall, dropped))
@@ -381,7 +383,7 @@ class Feed:
             sound=event.sound,
             shown=event.shown,
         )
-        return self._hold(event.position, record)
+        return self._append(event.position, record)
 
     @property
     def _state_without_connection(self) -> ConnectionState:
@@ -406,7 +408,7 @@ class Feed:
         self._frames = frames
         position = Position(self._position.epoch, frames)
         end = End(VERSION, frames, last=False, fault=fault, dropped=event.dropped)
-        return [self._hold(position, end)]
+        return [self._append(position, end)]
 
     def _stay_away(self, now: float, wall: float) -> list[Arrival]:
         """Return the end of a lost camera's epoch once more, if it is due.
@@ -427,7 +429,7 @@ class Feed:
         else:
             since = round(wall - away_s, 3)
         end = End(VERSION, frames, False, away_s=round(away_s, 3), since=since)
-        return [self._hold(position, end)]
+        return [self._append(position, end)]
 
     def _note_connected(self, wall: float) -> None:
         if self._connection.state != "connected":
@@ -441,12 +443,12 @@ class Feed:
         self._open = False
         self._next_end_mono = None
         end = End(VERSION, position.seq, last=True, counts=counts, fault=event.fault)
-        return self._hold(position, end)
+        return self._append(position, end)
 
-    def _hold(self, position: Position, record: Record | End) -> Arrival:
+    def _append(self, position: Position, record: Record | End) -> Arrival:
         arrival = Arrival(position, record)
         self._position = position
-        self._held.append(arrival)
+        self._unconfirmed.append(arrival)
         return arrival
 
 

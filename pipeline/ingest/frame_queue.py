@@ -13,7 +13,7 @@ from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.source import SOUND_MOST_S, Frame, SoundBlock
 
 MAX_WAIT_S: Final = 1.0  # for the pipeline
-MAX_HELD_S: Final = 3.0  # for an epoch: the store syncs its log once a second, or later
+MAX_EPOCH_WAIT_S: Final = 3.0  # for an epoch: the store syncs its log once a second, or later
 # A camera with B-frames sends two to four pictures at once; a Wi-Fi link delivers those of some
 # tenths of a second together. Decoded pictures are large: 3 MB at 1080p, 12 MB at 4K.
 MIN_FRAMES: Final = 8
@@ -55,7 +55,7 @@ class FrameQueue:
         self._drops = NO_DROPS
         self._sound: deque[SoundBlock] = deque()  # of dropped frames
         self._pace = _FramePace()
-        self._is_held = False
+        self._awaits_epoch = False
         self._catches_up_until = -math.inf
         self.unheard = 0
         self.nbytes = 0
@@ -77,20 +77,20 @@ class FrameQueue:
     @property
     def first_expires_s(self) -> float:
         """Return when the first frame will have waited too long. The queue must not be empty."""
-        max_s = MAX_HELD_S if self._is_held else MAX_WAIT_S
+        max_s = MAX_EPOCH_WAIT_S if self._awaits_epoch else MAX_WAIT_S
         return max(self._waiting[0][1] + max_s, self._catches_up_until)
 
-    def hold(self) -> None:
-        """Keep frames until `release`: none can be taken while their epoch is awaited. That wait
-        does not show that the pipeline is behind, so a frame is dropped only after MAX_HELD_S.
+    def await_epoch(self) -> None:
+        """Keep frames until `begin_epoch`: none can be taken while their epoch is awaited. That wait
+        does not show that the pipeline is behind, so a frame is dropped only after MAX_EPOCH_WAIT_S.
         """
-        self._is_held = True
+        self._awaits_epoch = True
         self._is_behind = False
 
-    def release(self, now: float) -> None:
+    def begin_epoch(self, now: float) -> None:
         """Allow frames to be taken; their wait for the pipeline starts now."""
         self.expire(now)
-        self._is_held = False
+        self._awaits_epoch = False
         self._waiting = deque((frame, now) for frame, _ in self._waiting)
 
     def put(self, frame: Frame, arrived: float, *, was_held: bool = False) -> None:
@@ -113,7 +113,7 @@ class FrameQueue:
 
     def expire(self, now: float) -> None:
         """Drop the frames that waited too long, but never the newest."""
-        if self._is_held:
+        if self._awaits_epoch:
             while len(self._waiting) > 1 and now > self.first_expires_s:
                 self._drop(1)
         elif self._waiting and now > self.first_expires_s:

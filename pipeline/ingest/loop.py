@@ -303,7 +303,7 @@ class IngestSession:
             link = self._links.of(source)
             if feed.attach(attached) and not self._launcher.lacks_pixels(link, feed):
                 self._report_end(source, feed)
-                self._hand_on(source, feed.held())
+                self._hand_on(source, feed.unconfirmed())
                 continue
             state = DecodeState(self._spec.run)
             if attached.state:

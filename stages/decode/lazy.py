@@ -6,9 +6,19 @@
   after that key frame was decoded and found alike. A key frame may be decoded again to wake the
   source; its picture is then returned once.
 - Pictures and undecoded frames come in the order of a decoder that decodes all packets.
-- While packets are held, the decoder has decoded nothing after the key frame of their group. If it
-  returned that key frame at once, it is `warm`: the packets after it can follow. Otherwise it was
-  emptied, and the key frame is decoded again first.
+- While packets are held, the decoder has decoded nothing after the key frame of their group.
+
+So a source is in one of three states:
+
+awake   `_held` is None: each packet is decoded. It leaves this state at a key frame, once it was calm for CALM_S
+warm    packets are held, and the decoder returned their key frame at once: on waking, the packets
+        after it can follow
+cold    packets are held, and the decoder was emptied to get their key frame, as it returns
+        pictures late: on waking, the key frame is decoded again first (`_again` is its pts until
+        its picture comes back, which is not returned a second time)
+
+`_ended` and `_ahead_at_key` belong to a decoder that returns pictures late while awake: the group
+before a key frame is judged when that key frame comes out.
 """
 
 from __future__ import annotations
@@ -227,6 +237,13 @@ class LazyDecoder:
     def _key_frame(
         self, packet: VideoPacket, facts: PacketFacts, arrived: float
     ) -> Iterator[DuePicture]:
+        """Judge the group that ends, and decide about the one that begins.
+
+        The order matters. First the held packets: they are decoded before anything after them.
+        Then a decoder that returns pictures late: it is emptied, so that the group can be judged
+        and the next one held. Last the usual case while awake: the group is judged when its next
+        key frame comes out, which is now if the decoder returns pictures at once.
+        """
         group = self._group
         if self._held is not None and group is not None:
             asked = self._is_asked()

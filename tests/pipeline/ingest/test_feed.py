@@ -89,7 +89,7 @@ def counts(feed: Feed) -> dict[str, int]:
 
 def test_the_end_of_a_lost_epoch_says_how_many_of_its_frames_were_dropped(wake: int) -> None:
     feed = fed(wake, frame(0), Lost("no frame for 5 s", "stalled", dropped=6, burst=2))
-    [_, ended] = feed.held()
+    [_, ended] = feed.unconfirmed()
     assert isinstance(ended.record, End)
     assert (ended.position, ended.record.frames, ended.record.dropped) == (Position(1, 7), 7, 6)
     said = counts(feed)
@@ -192,7 +192,9 @@ def told_frames(wake: int, clocks: Sequence[float | None]) -> tuple[Feed, list[r
         for n, off_s in enumerate(clocks)
     ]
     feed = fed(wake, *events, wall=NOW_S + 1.0)  # gathered a second after they arrived
-    return feed, [one.record for one in feed.held() if isinstance(one.record, records.Record)]
+    return feed, [
+        one.record for one in feed.unconfirmed() if isinstance(one.record, records.Record)
+    ]
 
 
 def clock_off_s(feed: Feed) -> float:

@@ -161,10 +161,10 @@ def test_a_frame_that_waits_alone_is_not_dropped() -> None:
 def test_frames_that_wait_for_their_epoch_go_one_by_one() -> None:
     """That is no fault of the pipeline, which then has its own time for them."""
     queue = FrameQueue()
-    queue.hold()
+    queue.await_epoch()
     for number in range(40):
         queue.put(Waiting(number), number * PERIOD)
-    queue.release(3.95)
+    queue.begin_epoch(3.95)
     assert len(queue) == 30
     queue.expire(3.95 + MAX_WAIT_S)
     taken = queue.take()
@@ -178,9 +178,9 @@ def test_frames_wait_for_their_epoch_also_if_the_pipeline_was_behind_before() ->
     queue = connected()
     queue.put(Waiting(0), CALM_S)
     queue.expire(CALM_S + MAX_WAIT_S + 0.01)
-    queue.hold()
+    queue.await_epoch()
     put_all(queue, [Waiting(n) for n in range(1, 4)], CALM_S + 1.1)
-    queue.release(CALM_S + 1.2)
+    queue.begin_epoch(CALM_S + 1.2)
     assert numbers_left(queue) == [0, 1, 2, 3]
 
 
@@ -265,10 +265,10 @@ def test_every_frame_is_taken_or_counted_and_all_is_bounded(
                 taken.append(number)
                 dropped += given.dropped
         elif what == "hold":
-            queue.hold()
+            queue.await_epoch()
             held = True
         else:
-            queue.release(now)
+            queue.begin_epoch(now)
             released, held = now, False
         assert len(queue) <= MAX_FRAMES
         assert queue.nbytes <= MAX_BYTES + MIN_FRAMES * FULL_HD.nbytes
