@@ -5,8 +5,8 @@
 Three positions describe a feed, and `confirmed <= each position in _unconfirmed <= _position`:
 
 - `_confirmed`: the last position that the store acknowledged.
-- `_unconfirmed`: the entries after it, in order. They stay until the store acknowledges them, so a commit
-  whose reply was lost can be repeated.
+- `_unconfirmed`: the entries after it, in order. They stay until the store acknowledges them, so a
+  commit whose reply was lost can be repeated.
 - `_position`: the last entry taken from the decoder, which is that of `_unconfirmed[-1]`, if any.
 
 At most one commit is in flight (`_is_sent`). No entry is taken while a NewEpoch waits: each entry
@@ -121,7 +121,7 @@ class Feed:
         self._next_end_mono = None
 
     def commit(self, through: Position = START) -> Commit | None:
-        """Return a commit of all unconfirmed entries and the connection's new state, None if none is new.
+        """Return a commit of all unconfirmed entries and the connection's new state; None: no news.
 
         through: frames up to this position get no entry, as in Runner.through.
 

@@ -81,8 +81,10 @@ class FrameQueue:
         return max(self._waiting[0][1] + max_s, self._catches_up_until)
 
     def await_epoch(self) -> None:
-        """Keep frames until `begin_epoch`: none can be taken while their epoch is awaited. That wait
-        does not show that the pipeline is behind, so a frame is dropped only after MAX_EPOCH_WAIT_S.
+        """Keep frames until `begin_epoch`: none can be taken while their epoch is awaited.
+
+        That wait does not show that the pipeline is behind, so a frame is dropped only after
+        MAX_EPOCH_WAIT_S.
         """
         self._awaits_epoch = True
         self._is_behind = False

@@ -10,7 +10,7 @@
 
 So a source is in one of three states:
 
-awake   `_held` is None: each packet is decoded. It leaves this state at a key frame, once it was calm for CALM_S
+awake   `_held` is None: each packet is decoded. At a key frame, it ends once the source was calm
 warm    packets are held, and the decoder returned their key frame at once: on waking, the packets
         after it can follow
 cold    packets are held, and the decoder was emptied to get their key frame, as it returns
