@@ -30,6 +30,7 @@ from framegate.pipeline.contracts.source import DecodeMode, Form
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.run.folder import By, RunSource, fingerprint
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
+from framegate.pipeline.shared_memory.packet_store import packet_store_bytes
 from framegate.pipeline.system.ports import OFF
 
 
@@ -120,11 +121,19 @@ def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
 
 
 def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
-    """Return the bytes of shared memory for the frames of sources: (is live, form) of each."""
+    """Return the bytes of shared memory for the frames of sources: (is live, form) of each.
+
+    With a promise, it includes the packets of all sources that may be decoded lazily.
+    """
+    has_promise = any(stage.makes_promise for stage in config.stages)
+    has_lazy = any(source.decode == "lazy" for source in config.sources.values())
     total = 0
     for live, form in sources:
         _, slots = credit_and_slots(config, live)
         total += frame_store_bytes(slots, form.nbytes)
+        is_lazy = has_lazy or (live and config.live.decode == "lazy")
+        if has_promise and is_lazy:
+            total += packet_store_bytes(slots)
     return total
 
 
