@@ -14,11 +14,7 @@ from framegate.cli.events import lasting
 from framegate.cli.help import ending
 from framegate.pipeline.client.when import TIME, duration_s
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
-from framegate.pipeline.recording.changed_parts import (
-    RegionChanges,
-    changes_of_region,
-    read_region,
-)
+from framegate.pipeline.recording.changed_parts import RegionChanges, changes_of_region, read_region
 from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.system.logs import to_user
 

@@ -22,11 +22,7 @@ from starlette.routing import Route
 
 from framegate.pipeline.client.when import TIME, duration_s
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
-from framegate.pipeline.recording.changed_parts import (
-    RegionChanges,
-    changes_of_region,
-    read_region,
-)
+from framegate.pipeline.recording.changed_parts import RegionChanges, changes_of_region, read_region
 from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_rows import visit_named

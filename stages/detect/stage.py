@@ -33,7 +33,7 @@ from framegate.pipeline.contracts.results import (
 )
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
-from framegate.pipeline.recording.changed_parts import ChangedPartsWriter
+from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.stages.detect.beside_published import (
     BesidePublished,
     CarriedCandidates,

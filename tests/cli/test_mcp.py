@@ -20,7 +20,8 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from framegate.cli.mcp import MOST_EPISODES, MOST_STEPS
 from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
+from framegate.pipeline.recording.changed_parts import PART_BYTES
+from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.run.rpc import announced

@@ -9,7 +9,8 @@ from jsonschema import Draft202012Validator
 
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import VisitEntry
-from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
+from framegate.pipeline.recording.changed_parts import PART_BYTES
+from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.web.api import api_routes

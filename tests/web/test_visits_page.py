@@ -15,7 +15,8 @@ from starlette.routing import Route
 from framegate.pipeline.contracts.likeness import Likeness
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import PathPoint, VisitEntry
-from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
+from framegate.pipeline.recording.changed_parts import PART_BYTES
+from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.web.visits import visit_routes

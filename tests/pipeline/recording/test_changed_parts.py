@@ -17,14 +17,13 @@ from framegate.pipeline.recording.changed_parts import (
     FILE_BYTES,
     FRAMES,
     ROWS,
-    ChangedPartsWriter,
     changes_of_region,
     known_sources,
     parts_faults,
     parts_files,
     read_region,
-    trim,
 )
+from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter, trim
 
 SIZE = (640, 360)
 PLENTY = 1 << 40
@@ -137,7 +136,7 @@ def test_the_source_with_the_most_gives_way(tmp_path: Path) -> None:
     writer.keep("slow", Position(1, 0), 1.0, SIZE, packed((0, 0)))
     for number in range(8):
         whole_file(writer, "fast", number)
-    writer.close()
+        writer.close()
     assert [file.first for file in parts_files(tmp_path, "slow")] == [0]
     firsts = [file.first // FRAMES for file in parts_files(tmp_path, "fast")]
     assert firsts == list(range(8 - len(firsts), 8))
@@ -150,6 +149,7 @@ def test_many_short_epochs_are_trimmed_together(tmp_path: Path) -> None:
     counts: list[int] = []
     for epoch in range(1, 201):
         writer.keep("door", Position(epoch, 0), 1.0 + epoch, SIZE, packed((0, 0)))
+        writer.close()
         counts.append(len(parts_files(tmp_path, "door")))
     writer.close()
     trims = sum(after <= before for before, after in pairwise(counts))
