@@ -327,6 +327,9 @@ class Feed:
         first_seq = event.position.seq - len(event.undecoded)
         for number, frame in enumerate(event.undecoded):
             arrived = frame.arrived_mono or event.arrived_mono
+            if self._pace.shift is not None and frame.pts is not None:
+                # The file was read ahead; its frames are taken to arrive when they are due.
+                arrived = min(now, self._pace.shift + frame.pts)
             record = Record(
                 v=VERSION,
                 pts=frame.pts,

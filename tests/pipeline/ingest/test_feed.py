@@ -12,7 +12,7 @@ import pytest
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.records import START, DecodeState, End, Position
-from framegate.pipeline.contracts.source import DecoderGuard, Form, Source
+from framegate.pipeline.contracts.source import DecoderGuard, Form, Source, UndecodedFrame
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread
@@ -177,6 +177,24 @@ def test_a_camera_that_never_came_has_an_epoch_without_frames(wake: int) -> None
     assert [one.record for one in said] == [
         End(1, 0, False, away_s=away_s, since=100.0) for away_s in (1.0, 2.5)
     ]
+
+
+def test_undecoded_frames_of_a_file_at_its_own_pace_arrive_when_they_are_due(wake: int) -> None:
+    """Their packets were all read at 1 s, ahead of the pace."""
+    spec = SourceSpec("a.mkv", name="a", past=0, credit=4, slots=5, pace="realtime")
+    undecoded = tuple(UndecodedFrame(float(pts), 1.0) for pts in range(1, 4))
+    first = Decoded(Position(1, 0), 0, 0.0, FORM, 1.0)
+    second = Decoded(Position(1, 4), 1, 4.0, FORM, 1.0, undecoded=undecoded)
+    thread = Told(wake, [NewEpoch(), first, second])
+    thread.start()
+    thread.join()
+    feed = Feed(spec, "run", 0.0)
+    feed.restart(START, DecodeState("run"), thread)
+    feed.begin_epoch(1)
+    taken = [*feed.gather(1.0, 101.0), *feed.gather(5.0, 105.0)]
+    entries = [entry.record for entry in taken if isinstance(entry.record, records.Record)]
+    assert [entry.arrived for entry in entries] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [entry.captured for entry in entries] == [101.0, 102.0, 103.0, 104.0, 105.0]
 
 
 NOW_S = 1_780_000_000.0
