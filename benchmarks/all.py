@@ -64,7 +64,7 @@ def declared(name: str) -> Benchmark:
 def kept(name: str) -> BenchmarkResult | None:
     """The result that is in benchmarks/results; None: there is none."""
     path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def is_current(name: str) -> bool:

@@ -76,7 +76,7 @@ def train_beside(on: ServedCameras, clip: Path) -> Iterator[TrainingBeside]:
             deadline = time.monotonic() + _START_S
             while b"training: " not in said.read_bytes():
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RunFailed(said.read_text()[-400:])
+                    raise RunFailed(said.read_text(encoding="utf-8")[-400:])
                 time.sleep(0.5)
             yield TrainingBeside(process)
         finally:

@@ -60,7 +60,9 @@ def results_of(clip: Path, gate: str, frames: int) -> list[Result]:
     """What a run publishes of a clip's first frames."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        (place / "pipeline.toml").write_text(f'[gate]\nmode = "{gate}"\n[http]\nlisten = "off"\n')
+        (place / "pipeline.toml").write_text(
+            f'[gate]\nmode = "{gate}"\n[http]\nlisten = "off"\n', encoding="utf-8"
+        )
         words = [sys.executable, "-m", "framegate"]
         subprocess.run(
             [*words, "run", f"clip={clip}", "-d", "data"],

@@ -139,11 +139,11 @@ def filled(text: str) -> str:
 def main() -> int:
     """Write the tables of all documents, and the figures that commands state."""
     for document in DOCUMENTS:
-        document.write_text(filled(document.read_text()))
+        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
     truth = kept("truth")
     if truth is not None:
-        FOUND.write_text(found_by_labels.text(truth))
-        reference.TABLE.write_text(heavy_by_labels.text(truth))
+        FOUND.write_text(found_by_labels.text(truth), encoding="utf-8")
+        reference.TABLE.write_text(heavy_by_labels.text(truth), encoding="utf-8")
     return 0
 
 

@@ -127,8 +127,10 @@ class Package:
 
 def packages() -> list[Package]:
     """What the lock of the image names, by name."""
-    base = {one.name for one in _locked(BASE.read_text())}
-    return sorted(replace(one, is_base=one.name in base) for one in _locked(IMAGE.read_text()))
+    base = {one.name for one in _locked(BASE.read_text(encoding="utf-8"))}
+    return sorted(
+        replace(one, is_base=one.name in base) for one in _locked(IMAGE.read_text(encoding="utf-8"))
+    )
 
 
 def _locked(lock: str) -> Iterator[Package]:
@@ -195,7 +197,7 @@ def faults(found: list[Package]) -> list[str]:
 def weights() -> list[dict[str, Any]]:
     """The rows of the manifest of the weights."""
     manifest = ROOT / "models" / "weights" / "manifest.toml"
-    rows: list[dict[str, Any]] = tomllib.loads(manifest.read_text())["files"]
+    rows: list[dict[str, Any]] = tomllib.loads(manifest.read_text(encoding="utf-8"))["files"]
     return rows
 
 
@@ -219,7 +221,7 @@ def sbom(found: list[Package]) -> str:
     from cyclonedx.schema import OutputFormat, SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     root = _component(
         "framegate", "APPLICATION", project["license"], "framegate", version=project["version"]
     )
@@ -296,8 +298,8 @@ def listed(document: str) -> set[tuple[str, str]]:
 def stale(found: list[Package]) -> list[str]:
     """Files that are not what would be written."""
     wanted = {(one.name, one.version) for one in found} | {(row["file"], "") for row in weights()}
-    old = [] if page(found) in PAGE.read_text() else [PAGE.name]
-    return old if listed(SBOM.read_text()) == wanted else [*old, SBOM.name]
+    old = [] if page(found) in PAGE.read_text(encoding="utf-8") else [PAGE.name]
+    return old if listed(SBOM.read_text(encoding="utf-8")) == wanted else [*old, SBOM.name]
 
 
 def main() -> int:
@@ -310,10 +312,10 @@ def main() -> int:
     if check:
         wrong += [f"{name} is old: make licences" for name in stale(found)]
     elif not wrong:
-        before, _, rest = PAGE.read_text().partition(MARK)
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
         after = rest.partition("<!-- end -->")[2]
-        PAGE.write_text(f"{before}{MARK}\n{page(found)}\n<!-- end -->{after}")
-        SBOM.write_text(sbom(found))
+        PAGE.write_text(f"{before}{MARK}\n{page(found)}\n<!-- end -->{after}", encoding="utf-8")
+        SBOM.write_text(sbom(found), encoding="utf-8")
     for line in wrong:
         print(line, file=sys.stderr)
     return int(bool(wrong))

@@ -21,12 +21,14 @@ def resolve(platform: str, python: str) -> subprocess.CompletedProcess[str]:
     command += ["--no-annotate", "--only-binary", ":all:", "--constraint", "locks/dev.txt"]
     command += ["--python-platform", platform, "--python-version", python]
     command += ["--no-emit-package", "openvino-telemetry", "pyproject.toml"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
 
 
 def main() -> int:
     """Print a line a platform; 1 if one lacks a wheel."""
-    locked = (ROOT / "locks" / "dev.txt").read_text()
+    locked = (ROOT / "locks" / "dev.txt").read_text(encoding="utf-8")
     missing = False
     for platform, python in product(PLATFORMS, PYTHONS):
         answer = resolve(platform, python)

@@ -39,7 +39,7 @@ def children() -> set[int]:
     found: set[int] = set()
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):  # the thread has ended
-            found |= {int(pid) for pid in (task / "children").read_text().split()}
+            found |= {int(pid) for pid in (task / "children").read_text(encoding="utf-8").split()}
     return found
 
 

@@ -26,6 +26,7 @@ def main() -> int:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     ) as suite:
         assert suite.stdout is not None
         last = ""
@@ -41,7 +42,7 @@ def main() -> int:
             "minutes": round((time.monotonic() - began) / 60, 1),
             **counts,
         }
-        KEPT.write_text(json.dumps(told, indent=1) + "\n")
+        KEPT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(last_pass())
     return suite.returncode
 
@@ -50,7 +51,7 @@ def last_pass() -> str:
     """When the whole suite last passed, on which commit, as one line."""
     if not KEPT.exists():
         return "the whole suite has not passed yet (make test-all)"
-    told = json.loads(KEPT.read_text())
+    told = json.loads(KEPT.read_text(encoding="utf-8"))
     since = _git("rev-list", "--count", f"{told['commit']}..HEAD")
     ago = "" if since is None else f", {since} commits ago"
     changed = ", with changes that were not committed" if told["changed"] else ""
@@ -62,7 +63,9 @@ def last_pass() -> str:
 
 
 def _git(*words: str) -> str | None:
-    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     return done.stdout.strip() if done.returncode == 0 else None
 
 

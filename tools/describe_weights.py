@@ -73,7 +73,7 @@ def main() -> None:
             f'bytes = {len(data)}\norigin = "{origin}"\n'
             f'licence = "{licence}"\nscript = "{script(path)}"\n'
         )
-    (WEIGHTS / "manifest.toml").write_text("\n".join(tables))
+    (WEIGHTS / "manifest.toml").write_text("\n".join(tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

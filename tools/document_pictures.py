@@ -71,6 +71,7 @@ def command(folder: Path, *words: str, may_fail: bool = False) -> str:
         stdout=subprocess.PIPE,
         text=True,
         check=not may_fail,
+        encoding="utf-8",
     )
     return done.stdout
 

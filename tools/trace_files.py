@@ -86,7 +86,7 @@ class Recorder:
         begin = self._folder / str(os.getpid())
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._calls = os.open(begin.with_suffix(".calls"), flags)
-        self._functions = begin.with_suffix(".functions").open("w", buffering=1)
+        self._functions = begin.with_suffix(".functions").open("w", buffering=1, encoding="utf-8")
         self._functions.write(f"{_module(sys.orig_argv)}\n")
         self._numbers: dict[CodeType, int] = {}
         self._count = 0
@@ -175,7 +175,8 @@ class TracedRun:
         (hook / "sitecustomize.py").write_text(
             "from pathlib import Path\n"
             "from tools.trace_files import record\n"
-            f"record(Path({str(self._traces)!r}))\n"
+            f"record(Path({str(self._traces)!r}))\n",
+            encoding="utf-8",
         )
         path = [str(hook), str(ROOT), os.environ.get("PYTHONPATH", "")]
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
@@ -201,14 +202,14 @@ class TracedRun:
     @property
     def log(self) -> str:
         """Return what the commands wrote."""
-        return (self.folder / "log").read_text()
+        return (self.folder / "log").read_text(encoding="utf-8")
 
     def calls(self) -> list[Call]:
         """Return all calls so far, in the order of their times."""
         calls = []
         for file in self._traces.glob("*.calls"):
             pid = int(file.stem)
-            module, *lines = file.with_suffix(".functions").read_text().splitlines()
+            module, *lines = file.with_suffix(".functions").read_text(encoding="utf-8").splitlines()
             functions = [Function(*line.split("\t")) for line in lines]
             noted = file.read_bytes()
             whole = len(noted) // _call.size * _call.size
@@ -365,7 +366,7 @@ def audit(folder: Path) -> set[Function]:
     for name, text in (("without", AUDITED), ("with", AUDITED + PROMISED)):
         (folder / name).mkdir()
         run = TracedRun(folder / name)
-        (folder / name / "pipeline.toml").write_text(text)
+        (folder / name / "pipeline.toml").write_text(text, encoding="utf-8")
         with running(run, clip(), *SLOW):
             results = follow(run, lambda results: len(results) > WARM + 2 * STEADY)
         calls = [call for call in run.calls() if call.module == WORKER]

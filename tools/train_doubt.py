@@ -279,7 +279,7 @@ def main() -> None:
         figures, reliability = held_out(clips, names)
         notes.append(f"{names[0] if len(names) == 1 else 'composed'}: {figures}")
         print(notes[-1], reliability, sep="\n", flush=True)
-    given.out.write_text(written(taught(clips), notes))
+    given.out.write_text(written(taught(clips), notes), encoding="utf-8")
     print(given.out)
 
 

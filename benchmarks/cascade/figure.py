@@ -111,7 +111,7 @@ def _named(panel: Axes, rows: list[ResultRow]) -> None:
 
 
 def main() -> None:
-    print(draw(json.loads((RESULTS / "cascade.json").read_text())))
+    print(draw(json.loads((RESULTS / "cascade.json").read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _named(panels: dict[int, Axes]) -> None:
 
 
 def main() -> None:
-    print(draw(json.loads((RESULTS / "curves.json").read_text())))
+    print(draw(json.loads((RESULTS / "curves.json").read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

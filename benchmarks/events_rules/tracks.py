@@ -56,7 +56,9 @@ def read_ground(
 
 def read_clip(data: Path, clip: str, size: tuple[int, int], fps: float) -> Tracks:
     """Labels of a clip of the test data, in the form of MOTChallenge."""
-    return Tracks(clip, size, fps, _frames((data / "gt" / clip / "gt.txt").read_text()))
+    return Tracks(
+        clip, size, fps, _frames((data / "gt" / clip / "gt.txt").read_text(encoding="utf-8"))
+    )
 
 
 def _frames(text: str) -> tuple[dict[int, Box], ...]:

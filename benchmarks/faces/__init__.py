@@ -47,7 +47,7 @@ Face = tuple[float, float, float, float]
 
 def measured(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
-    labels: dict[str, list[Face]] = json.loads(LABELS.read_text())
+    labels: dict[str, list[Face]] = json.loads(LABELS.read_text(encoding="utf-8"))
     names = sorted(labels)[:: max(1, len(labels) // given.pictures)]
     pictures = {name: _read(given.data, name) for name in names}
     network = FaceNetwork()
@@ -98,7 +98,7 @@ def _read(data: Path, name: str) -> Picture:
 
 def _empty(data: Path) -> list[Path]:
     """Photographs in which nobody is."""
-    told = json.loads((data / "gt" / f"{EMPTY_OF}.json").read_text())
+    told = json.loads((data / "gt" / f"{EMPTY_OF}.json").read_text(encoding="utf-8"))
     people = {one["id"] for one in told["categories"] if one["name"] == "person"}
     with_people = {one["image_id"] for one in told["annotations"] if one["category_id"] in people}
     folder = data / "images" / EMPTY_OF

@@ -270,7 +270,9 @@ def versions(peers: str | None) -> dict[str, str] | None:
     names = ("inference", "supervision", "opencv-python", "torch", "openvino")
     asked = "import json, sys; from importlib.metadata import version; "
     asked += "print(json.dumps([version(name) for name in sys.argv[1:]]))"
-    said = subprocess.run((peers, "-c", asked, *names), check=True, capture_output=True, text=True)
+    said = subprocess.run(
+        (peers, "-c", asked, *names), check=True, capture_output=True, text=True, encoding="utf-8"
+    )
     return dict(zip(names, json.loads(said.stdout), strict=True))
 
 

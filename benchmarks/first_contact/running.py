@@ -29,7 +29,7 @@ def lines(folder: Path) -> int:
         line.strip()
         for path in sorted(folder.rglob("*"))
         if path.suffix in (".py", ".sh", ".toml")
-        for line in path.read_text().splitlines()
+        for line in path.read_text(encoding="utf-8").splitlines()
     ]
     return sum(1 for line in written if line and not line.startswith("#"))
 
@@ -96,7 +96,7 @@ class Program:
 
     def said(self) -> str:
         """The last of what it said on standard error."""
-        return self._errors.read_text(errors="replace")[-2000:]
+        return self._errors.read_text(errors="replace", encoding="utf-8")[-2000:]
 
     def end(self) -> None:
         """Ask all of it to end, and see to it."""
@@ -122,10 +122,10 @@ def running(
         folder = Path(made, "work")
         shutil.copytree(side.folder / task, folder)
         for path in folder.iterdir():
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             for address, url in (urls or {}).items():
                 text = text.replace(address, url)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         if side.beside is not None:
             shutil.copytree(side.beside, folder, dirs_exist_ok=True)
         if clip is not None:
@@ -150,6 +150,7 @@ def running(
                 text=True,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
+                encoding="utf-8",
             )
         program = Program(process, side.results.get(task, "(?!)"), errors)
         try:

@@ -324,7 +324,9 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
 def commit_at(checkout: str) -> str:
     """What is checked out there."""
     asked = ("git", "-C", checkout, "rev-parse", "HEAD")
-    return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        asked, check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout.strip()
 
 
 def line(point: Mapping[str, Any]) -> str:

@@ -140,7 +140,7 @@ def profiled(
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            return stacks_of(out.read_text())
+            return stacks_of(out.read_text(encoding="utf-8"))
 
 
 def main(words: Iterable[str] | None = None) -> int:
@@ -175,7 +175,7 @@ def main(words: Iterable[str] | None = None) -> int:
             f"{given.cameras} {load} cameras, 768x432, 10 frames/s each, gate on: "
             f"{samples} samples of a whole run, load average before it {machine:.1f}"
         )
-        (REPOSITORY / "docs" / f"{name}.svg").write_text(svg_of(stacks, title))
+        (REPOSITORY / "docs" / f"{name}.svg").write_text(svg_of(stacks, title), encoding="utf-8")
         print(f"docs/{name}.svg: {samples} samples", flush=True)
     return 0
 

@@ -110,7 +110,9 @@ def measure_paced(spec: PacedSpec) -> float:
 def _told(program: str, spec: Spec | PacedSpec) -> Any:
     code = f"from benchmarks.floor.job import {program}; {program}()"
     command = (sys.executable, "-c", code, json.dumps(asdict(spec)))
-    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

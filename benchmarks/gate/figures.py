@@ -133,7 +133,7 @@ def _saved(figure: Any, path: Path) -> Path:
 
 
 def main() -> None:
-    for path in draw(json.loads((RESULTS / "gate.json").read_text())):
+    for path in draw(json.loads((RESULTS / "gate.json").read_text(encoding="utf-8"))):
         print(path)
 
 

@@ -58,7 +58,9 @@ def commit_of(module: str) -> str | None:
 def _git(*words: str) -> str | None:
     command = ("git", "-C", str(ROOT), *words)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=True, encoding="utf-8"
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

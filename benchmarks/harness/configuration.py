@@ -13,7 +13,7 @@ Tables = Mapping[str, Mapping[str, Any]]  # keys and values of each table, by it
 
 def packaged(changes: Tables) -> str:
     """Return the packaged pipeline.toml, with `changes` laid over its tables and new ones added."""
-    text = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
+    text = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text(encoding="utf-8")
     tables = dict(_tables(tomllib.loads(text)))
     for name, values in changes.items():
         tables[name] = {**tables.get(name, {}), **values}

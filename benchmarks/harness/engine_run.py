@@ -62,7 +62,7 @@ class EngineRun:
         self.sources = tuple(sources)
         self._folder = Path(tempfile.mkdtemp(prefix="framegate-bench-"))
         self.data = self._folder / "data"
-        (self._folder / "pipeline.toml").write_text(config)
+        (self._folder / "pipeline.toml").write_text(config, encoding="utf-8")
         self._log = (self._folder / "log").open("wb")
         options = ("-c", str(self._folder / "pipeline.toml"), "-d", str(self.data), *arguments)
         self._process = subprocess.Popen(
@@ -182,7 +182,7 @@ class EngineRun:
     def last_words(self) -> str:
         """The end of its log."""
         self._log.flush()
-        text = (self._folder / "log").read_text(errors="replace")
+        text = (self._folder / "log").read_text(errors="replace", encoding="utf-8")
         return " | ".join(text.strip().splitlines()[-5:]) or "it said nothing"
 
 

@@ -113,7 +113,7 @@ def _manifest(data: Path) -> dict[str, dict[str, object]]:
     path = data / "MANIFEST.json"
     if not path.is_file():
         return {}
-    told = json.loads(path.read_text())
+    told = json.loads(path.read_text(encoding="utf-8"))
     return {item["name"]: item for item in (told["items"] if isinstance(told, dict) else told)}
 
 

@@ -36,10 +36,10 @@ class KeptParts:
         if not file.exists():
             made = make()
             new = file.with_suffix(".new")
-            new.write_text(json.dumps(made))
+            new.write_text(json.dumps(made), encoding="utf-8")
             new.replace(file)
             print(f"{self._name} {name}", flush=True)
-        found: KeptPart = json.loads(file.read_text())
+        found: KeptPart = json.loads(file.read_text(encoding="utf-8"))
         return found
 
     def _file(self, name: str) -> Path:

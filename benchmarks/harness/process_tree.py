@@ -77,7 +77,7 @@ def switches(root: int) -> int:
     for pid in tree(root):
         for status in Path(f"/proc/{pid}/task").glob("*/status"):
             with contextlib.suppress(OSError):
-                words = status.read_text().split()
+                words = status.read_text(encoding="utf-8").split()
                 found += int(words[words.index("voluntary_ctxt_switches:") + 1])
     return found
 
@@ -91,7 +91,11 @@ def system_calls(root: int, seconds: float) -> int | None:
     counting = ("perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", pids)
     try:
         done = subprocess.run(
-            (*counting, "--", "sleep", str(seconds)), check=True, capture_output=True, text=True
+            (*counting, "--", "sleep", str(seconds)),
+            check=True,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
     except (OSError, subprocess.CalledProcessError):
         return None

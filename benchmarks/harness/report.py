@@ -117,7 +117,9 @@ class Benchmark:
         if given.write:
             name = self.name if self.kept is None else self.kept(given)
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            (RESULTS / f"{name}.json").write_text(
+                json.dumps(result, indent=1) + "\n", encoding="utf-8"
+            )
             if self.draws:
                 import_module(self.draws).draw(result)
         print(json.dumps(result), flush=True)

@@ -76,7 +76,7 @@ def read_labelled(
     """
     from pycocotools.coco import COCO
 
-    told = json.loads((data / "gt" / f"{name}.json").read_text())
+    told = json.loads((data / "gt" / f"{name}.json").read_text(encoding="utf-8"))
     for label, into in (merged or {}).items():
         for row in told["annotations"]:
             if row["category_id"] == CATEGORY_IDS[LABELS.index(label)]:

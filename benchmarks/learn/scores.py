@@ -113,7 +113,7 @@ class Photographs:
 
 def photographs(data: Path, most: int) -> Photographs:
     """The first so many of PHOTOGRAPHS."""
-    told = json.loads((data / "gt" / f"{PHOTOGRAPHS}.json").read_text())
+    told = json.loads((data / "gt" / f"{PHOTOGRAPHS}.json").read_text(encoding="utf-8"))
     images = sorted(told["images"], key=lambda image: image["id"])[:most]
     boxes = {
         (image["id"], crowd): [

@@ -217,7 +217,9 @@ def _asked(
         ("deadline", work.deadline_s),
     ):
         command += [f"--{name}", str(value)]
-    near = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    near = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     assert near.stdout is not None
     lines: list[dict[str, Any]] = []
     shaper = threading.Thread(target=meanwhile)

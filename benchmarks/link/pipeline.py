@@ -117,7 +117,9 @@ def _config(camera: str, place: str, url: str) -> str:
 def _standing(between: Link, port: int) -> Iterator[Standing]:
     """What is told on the near side, for as long as the block lasts."""
     command = [*between.near, sys.executable, "-m", "benchmarks.link.pipeline", str(port)]
-    teller = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    teller = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     standing = Standing()
 
     def listen() -> None:

@@ -260,7 +260,7 @@ def main() -> None:
     given = parser.parse_args()
     truth = compose(read_parts(given.data), given.out, given.frames, given.seed, given.noise)
     rows: list[Any] = [[[s.visit, s.class_id, *s.box, s.share] for s in seen] for seen in truth]
-    given.out.with_suffix(".json").write_text(json.dumps(rows))
+    given.out.with_suffix(".json").write_text(json.dumps(rows), encoding="utf-8")
     print(given.out, len(truth), "frames")
 
 

@@ -74,7 +74,7 @@ def read_things(data: Path, ids: Sequence[int]) -> list[Thing]:
     labels = data / "gt" / "coco128.json"
     if not labels.is_file():
         raise NoClip(f"{labels} is not there")
-    return things(json.loads(labels.read_text()), data / "images" / "coco128", ids)
+    return things(json.loads(labels.read_text(encoding="utf-8")), data / "images" / "coco128", ids)
 
 
 def things(listed: dict[str, Any], folder: Path, ids: Sequence[int]) -> list[Thing]:

@@ -72,7 +72,7 @@ def _hour(panel: Axes, result: ResultRow) -> None:
 
 
 def main() -> None:
-    print(draw(json.loads((RESULTS / "promise.json").read_text())))
+    print(draw(json.loads((RESULTS / "promise.json").read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ class Told:
 def measure_loop(spec: Spec) -> Told:
     """Run a loop in a process of its own. CalledProcessError if it fails."""
     command = (sys.executable, "-m", "benchmarks.rivals.bare_loops", json.dumps(asdict(spec)))
-    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     return Told(**json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -61,6 +61,7 @@ def run_peer(
         stderr=subprocess.DEVNULL,
         text=True,
         timeout=timeout_s,
+        encoding="utf-8",
     )
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

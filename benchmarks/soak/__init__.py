@@ -134,8 +134,10 @@ class Scene:
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of its HTTP port."""
-        found = _ADDRESS.search(self.run.log.read_text())
-        assert found is not None, f"the run names no live page: {self.run.log.read_text()[-2000:]}"
+        found = _ADDRESS.search(self.run.log.read_text(encoding="utf-8"))
+        assert found is not None, (
+            f"the run names no live page: {self.run.log.read_text(encoding='utf-8')[-2000:]}"
+        )
         return found[1], int(found[2])
 
 
@@ -155,7 +157,7 @@ def _scene() -> Iterator[Scene]:
         on_disk = stack.enter_context(small_disk(data))
         if not on_disk:
             print("no disk can be mounted here: none is filled", flush=True)
-        (folder / "pipeline.toml").write_text(_packaged_with(CONFIG))
+        (folder / "pipeline.toml").write_text(_packaged_with(CONFIG), encoding="utf-8")
         sources = [f"camera_{n}" for n in range(CAMERAS)]
         places = [f"{name}={_url(servers[n % SERVERS])}" for n, name in enumerate(sources)]
         places += [f"{name}={url}" for name, url in odd.items()]
@@ -258,7 +260,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         found = {"conditions": told, "minutes": given.minutes, "exit": _end(run)}
         found |= {"fsck": _fsck(run), "recordings_lost": sum(watch.recorded.lost().values())}
     if found["exit"]:
-        print(run.log.read_text()[-2000:], file=sys.stderr)
+        print(run.log.read_text(encoding="utf-8")[-2000:], file=sys.stderr)
     found |= {"recorded_files": watch.recorded.files, "disk_fills": ballast.fills}
     found |= {"healthz_worst_s": round(strangers.worst_s, 3), "healthz_asked": strangers.probes}
     found |= {"healthz_late": strangers.late}
@@ -309,7 +311,9 @@ def _soak(
 def _fsck(run: Run) -> int:
     """Check the data folder of the ended run; what is inconsistent is printed."""
     command = [sys.executable, "-m", "framegate.cli", "fsck", str(run.folder)]
-    checked = subprocess.run(command, capture_output=True, text=True, env=environment())
+    checked = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), encoding="utf-8"
+    )
     if checked.returncode:
         print(checked.stdout[-4000:], checked.stderr[-2000:], file=sys.stderr)
     return checked.returncode

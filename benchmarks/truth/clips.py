@@ -159,7 +159,7 @@ def _manifest(data: Path) -> dict[str, dict[str, Any]]:
     path = data / "MANIFEST.json"
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     items = content
     if isinstance(content, dict):
         items = content["items"]

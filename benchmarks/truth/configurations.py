@@ -102,5 +102,5 @@ def _with_detector(detector: str) -> Configuration:
 
 def _shipped_detectors() -> list[str]:
     """Return the detectors of policy.toml that no other configuration here contains."""
-    names = tomllib.loads(policy.POLICY.read_text())
+    names = tomllib.loads(policy.POLICY.read_text(encoding="utf-8"))
     return [name for name in names if name not in ("light", HEAVY)]

@@ -120,4 +120,5 @@ def _run(command: LearnCommand, words: Sequence[str]) -> subprocess.CompletedPro
         text=True,
         timeout=_LEARN_S,
         check=False,
+        encoding="utf-8",
     )

@@ -34,7 +34,7 @@ def test_every_benchmark_is_called_as_its_module_and_every_result_is_of_one() ->
 
 def test_results_name_version_commit_date_machine_and_load() -> None:
     for path in RESULTS.glob("*.json"):
-        conditions = json.loads(path.read_text())["conditions"]
+        conditions = json.loads(path.read_text(encoding="utf-8"))["conditions"]
         assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", conditions["version"]), path
         assert re.fullmatch(r"[0-9a-f]{40}\+?", conditions["commit"]), path
         assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", conditions["date"]), path
@@ -60,7 +60,9 @@ def test_a_missed_target_without_a_reason_is_an_error() -> None:
 @pytest.mark.parametrize("name", CHEAP)
 def test_a_quick_run_tells_every_key_of_the_kept_result(name: str) -> None:
     command = (sys.executable, "-m", f"benchmarks.{name}", "--quick")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     kept = every.kept(name)
@@ -145,9 +147,11 @@ def test_a_result_is_stale_once_code_behind_it_changed(
     monkeypatch.setattr(code_behind, "ROOT", tmp_path)
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "models").mkdir()
-    (tmp_path / "benchmarks" / "cache.py").write_text("from framegate.models import light\n")
-    (tmp_path / "models" / "light.py").write_text("A = 1\n")
-    (tmp_path / "models" / "other.py").write_text("A = 1\n")
+    (tmp_path / "benchmarks" / "cache.py").write_text(
+        "from framegate.models import light\n", encoding="utf-8"
+    )
+    (tmp_path / "models" / "light.py").write_text("A = 1\n", encoding="utf-8")
+    (tmp_path / "models" / "other.py").write_text("A = 1\n", encoding="utf-8")
 
     def digest() -> str:
         for each in (code_behind.code_behind, code_behind.digest_of, code_behind._reaches):
@@ -166,8 +170,8 @@ def test_a_result_is_stale_once_code_behind_it_changed(
         "code": digest(),
     }
     figure = {"hit_rate_second_round": 1.0, "conditions": conditions}
-    (tmp_path / "cache.json").write_text(json.dumps(figure))
-    (tmp_path / "models" / "other.py").write_text("A = 2\n")
+    (tmp_path / "cache.json").write_text(json.dumps(figure), encoding="utf-8")
+    (tmp_path / "models" / "other.py").write_text("A = 2\n", encoding="utf-8")
     digest()
     assert stale.main() == 0
     assert capsys.readouterr().out == ""
@@ -175,7 +179,7 @@ def test_a_result_is_stale_once_code_behind_it_changed(
     assert shown.endswith(
         "\nMeasured at 0.2.0 (commit 012345678, 2026-11-29; AMD EPYC, 2 cores, load 0.5).\n"
     )
-    (tmp_path / "models" / "light.py").write_text("A = 2\n")
+    (tmp_path / "models" / "light.py").write_text("A = 2\n", encoding="utf-8")
     digest()
     assert stale.main() == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -204,7 +208,12 @@ sys.exit(every.main())
 """
     command = (sys.executable, "-c", program, "--quick", "--only", *names)
     running = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
     )
     assert running.stdout is not None
     started = [running.stdout.readline() for _ in range(2)]

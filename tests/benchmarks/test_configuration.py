@@ -8,7 +8,7 @@ from benchmarks.harness.configuration import packaged, with_stand_ins
 from framegate.pipeline.config.config import read_config
 
 CLIP = {"url": "a b.mp4", "pace": "fast"}
-PACKAGED = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
+PACKAGED = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text(encoding="utf-8")
 
 
 def test_without_changes_it_is_the_packaged_one() -> None:

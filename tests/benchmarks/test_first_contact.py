@@ -29,27 +29,27 @@ time.sleep(600)
 def side(folder: Path, program: str, result: str = "") -> Side:
     task = folder / "programs" / "task"
     task.mkdir(parents=True)
-    (task / "run.sh").write_text("# shell\npython speaks.py\n")
-    (task / "speaks.py").write_text(program)
+    (task / "run.sh").write_text("# shell\npython speaks.py\n", encoding="utf-8")
+    (task / "speaks.py").write_text(program, encoding="utf-8")
     return Side(sys.executable, task.parent, {"task": result} if result else {})
 
 
 def test_lines_that_are_blank_or_a_comment_do_not_count(tmp_path: Path) -> None:
     speaks = side(tmp_path, SPEAKS)
-    (speaks.folder / "task" / "pipeline.toml").write_text("[a]\n\n# b\nc = 1\n")
+    (speaks.folder / "task" / "pipeline.toml").write_text("[a]\n\n# b\nc = 1\n", encoding="utf-8")
     assert lines(speaks.folder / "task") == 1 + 5 + 2
 
 
 def test_a_result_is_told_with_its_source_and_nothing_is_left(tmp_path: Path) -> None:
     clip = tmp_path / "some.mp4"
-    clip.write_text("pixels")
+    clip.write_text("pixels", encoding="utf-8")
     speaks = side(tmp_path, SPEAKS, r"(\w+) 1 pixels rtsp://here")
     urls = {"rtsp://camera.example/door": "rtsp://here"}
     with running(speaks, "task", clip, urls) as (program, began, folder):
         assert program.first("a", began, 60.0) is not None
         assert program.first("b", began, 0.0) is None
         assert program.said() == "starts\n"
-        process = os.pidfd_open(int((folder / "pid").read_text()))
+        process = os.pidfd_open(int((folder / "pid").read_text(encoding="utf-8")))
     assert not folder.exists()
     assert select.select([process], [], [], 60.0)[0] == [process]  # it has ended
     os.close(process)
@@ -70,9 +70,9 @@ def test_each_task_has_a_program_of_each_side() -> None:
     paths = [path for path in PROGRAMS.rglob("*") if path.is_file()]
     for path in paths:
         if path.suffix == ".py":
-            compile(path.read_text(), path.name, "exec")
+            compile(path.read_text(encoding="utf-8"), path.name, "exec")
         elif path.suffix == ".toml":
-            tomllib.loads(path.read_text())
+            tomllib.loads(path.read_text(encoding="utf-8"))
     assert set(paths) <= set(code_behind.code_behind("benchmarks.first_contact"))
 
 

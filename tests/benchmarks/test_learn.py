@@ -72,7 +72,7 @@ def test_a_part_of_other_code_is_made_anew_and_said_to_be(
 def test_parts_that_say_no_code_are_of_other_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "one.json").write_text("{}")
+    (tmp_path / "one.json").write_text("{}", encoding="utf-8")
     assert "one" not in KeptParts(tmp_path, "c0de")
     assert "is of other code" in capsys.readouterr().out
 

@@ -83,7 +83,9 @@ for measure in (measure_engine, measure_queue):
 def test_both_sides_run_and_keep_the_phases_that_they_are_given() -> None:
     # In a process of its own: multiprocessing keeps a tracker as long as its process lives.
     command = (sys.executable, "-c", ONE_OF_EACH)
-    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE_S)
+    told = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=DEADLINE_S, encoding="utf-8"
+    )
     for line in told.stdout.splitlines():
         frames, cpu_ms, delay_s = map(float, line.split())
         assert 90 <= frames <= 150

@@ -245,7 +245,7 @@ def data_folder(folder: Path, frames: int = 30, **facts: object) -> Path:
     clip = video(folder / "clips" / f"{PETS}.mp4", frames)
     truth = {"annotated_frames": [1, 2]}
     item = {"name": PETS, "file": f"clips/{clip.name}", "ground_truth": truth, **facts}
-    (folder / "MANIFEST.json").write_text(json.dumps({"items": [item]}))
+    (folder / "MANIFEST.json").write_text(json.dumps({"items": [item]}), encoding="utf-8")
     rows = (
         "1,7,10,20,30,40,1,1,1",
         "1,8,0,0,5,5,0,3,1",  # a car: confidence 0
@@ -253,7 +253,7 @@ def data_folder(folder: Path, frames: int = 30, **facts: object) -> Path:
         "2,7,11,20,30,40,1,-1,-1,-1",
         "3,7,12,20,30,40,1,1,1",  # not among the annotated frames
     )
-    (folder / "gt" / PETS / "gt.txt").write_text("\n".join(rows) + "\n")
+    (folder / "gt" / PETS / "gt.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
 
 
@@ -282,7 +282,7 @@ def test_labels_by_eye_come_first(tmp_path: Path) -> None:
             {"frame": 9, "boxes": [], "ignore": []},
         ],
     }
-    (tmp_path / f"{PETS}.json").write_text(json.dumps(by_eye))
+    (tmp_path / f"{PETS}.json").write_text(json.dumps(by_eye), encoding="utf-8")
     (clip,) = find_clips(data_folder(tmp_path), [], tmp_path)
     assert clip.groups == ("vehicle", "person")
     assert [frame.number for frame in clip.frames] == [4, 9]
@@ -358,7 +358,7 @@ def test_a_lesson_is_none_of_the_frames_that_judge(tmp_path: Path) -> None:
 
 def test_every_shipped_detector_is_a_configuration() -> None:
     chosen = {each.changes.get("stages.detect", {}).get("detector") for each in configurations()}
-    shipped = set(tomllib.loads(policy.POLICY.read_text()))
+    shipped = set(tomllib.loads(policy.POLICY.read_text(encoding="utf-8")))
     assert shipped - {"light"} <= chosen
     assert configurations()[0].name == DEFAULT
 

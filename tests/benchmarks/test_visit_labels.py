@@ -109,7 +109,9 @@ def test_each_fault_is_reported() -> None:
 def test_a_colour_that_is_none_of_the_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "street.json"
     visit_labels.write(path, LABELS)
-    path.write_text(path.read_text().replace('"white"', '"silver"'))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"white"', '"silver"'), encoding="utf-8"
+    )
     with pytest.raises(LabelsInvalid, match="silver"):
         visit_labels.read(path)
 

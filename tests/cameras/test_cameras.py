@@ -211,7 +211,7 @@ def test_all_adds_up_and_no_password_is_anywhere(scene: Scene) -> None:
         run.check_positions(source)
     assert run.finish() == 0
     planted = run.folder / "planted"
-    planted.write_text(f"somebody wrote {SECRET}")
+    planted.write_text(f"somebody wrote {SECRET}", encoding="utf-8")
     with pytest.raises(AssertionError, match=r"a password is in .*planted"):
         run.check_secrets()
     planted.unlink()

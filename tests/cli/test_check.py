@@ -128,7 +128,9 @@ def test_labels_of_rules_are_looked_up(
     monkeypatch.chdir(tmp_path)
     rule = '[events.rules.near]\nwhen = "near"\ncloser = 1\nlabels = ["persn"]\n'
     heard = '[events.rules.glass]\nwhen = "state"\nstate = "heard"\nlabels = ["Glas"]\n'
-    (tmp_path / "pipeline.toml").write_text(f"[sound]\nsources = true\n{rule}{heard}")
+    (tmp_path / "pipeline.toml").write_text(
+        f"[sound]\nsources = true\n{rule}{heard}", encoding="utf-8"
+    )
     assert main(["check"]) == Exit.USAGE
     said = " ".join(capsys.readouterr().out.split())
     assert "FAULT: events.rules.near.labels: 'persn' is not detected" in said
@@ -172,7 +174,7 @@ def test_all_faults_are_told_at_once(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "notes.txt"
-    text.write_text("no video")
+    text.write_text("no video", encoding="utf-8")
     words = [f"door={clip}", f"notes={text}", f"gone={tmp_path / 'gone.mp4'}"]
     absent = f"unix://{tmp_path}/absent.sock"
     assert main(["check", *words, "--store", absent]) == Exit.STORE

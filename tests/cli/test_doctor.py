@@ -28,7 +28,7 @@ def test_on_this_machine_nothing_is_missing(tmp_path: Path) -> None:
     failed = {name for name, found in findings.items() if found["level"] == "FAIL"}
     assert failed <= {"shared memory", "disk"}, "the only ones that a test cannot give itself"
     assert ended.code == bool(failed)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     count = int(re.fullmatch(r"all (\d+) import", findings["packages"]["found"]).group(1))  # type: ignore[union-attr]
     assert count >= len(project["dependencies"]), "also what was added since"
     assert "nanodet" in findings["models"]["found"]

@@ -80,7 +80,11 @@ def test_without_a_command_none_is_loaded(words: list[str], code: int, printed: 
         "finally: print(*sys.modules, file=sys.stderr)\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     assert ended.returncode == code
     assert printed in ended.stdout + ended.stderr

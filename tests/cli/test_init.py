@@ -146,13 +146,13 @@ def test_a_camera_that_is_on_is_written_and_nothing_is_asked_without_a_terminal(
     assert "They use " in out
     assert " cores while nothing moves" in out
     assert "Next:    framegate run -d data\n" in out
-    text = (tmp_path / "pipeline.toml").read_text()
+    text = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
     config = read_config("pipeline.toml", text)
     assert config.sources["yard"].url == cameras["small"]
     first, second = text.splitlines()[:2]
     assert first == "#:schema ./pipeline.schema.json"
     assert second == f"# Written by framegate init, {version('framegate')}."
-    assert (tmp_path / "pipeline.schema.json").read_text().startswith("{")
+    assert (tmp_path / "pipeline.schema.json").read_text(encoding="utf-8").startswith("{")
     assert not (tmp_path / "secrets.env").exists()
     assert max(map(len, out.splitlines())) <= 80
 
@@ -164,7 +164,7 @@ def test_the_detector_of_a_large_stream_is_chosen_by_its_size(
     assert main(["init", f"yard={cameras['large']}"]) == 0
     said = capsys.readouterr().out
     assert "smaller stream" not in said  # no path is guessed
-    text = (tmp_path / "pipeline.toml").read_text()
+    text = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
     assert tomllib.loads(text)["sources"]["yard"] == {"url": cameras["large"]}
     detector = tomllib.loads(text)["stages"]["detect"]["detector"]
     assert detector in ("light", *larger_inputs(1600))  # by the time that this machine has
@@ -174,16 +174,16 @@ def test_the_detector_of_a_large_stream_is_chosen_by_its_size(
 
 def test_passwords_go_into_a_file_that_only_the_owner_reads(tmp_path: Path) -> None:
     """Of a camera that is off: it is written all the same."""
-    (tmp_path / "secrets.env").write_text("OTHER='kept'\n")
+    (tmp_path / "secrets.env").write_text("OTHER='kept'\n", encoding="utf-8")
     (tmp_path / "secrets.env").chmod(0o600)
     ended = framegate(tmp_path, "init", f"entrance={OFF}")
     assert ended.code == 1
     assert "entrance: " in ended.out
     assert "Next:    framegate run --env-file secrets.env -d data" in ended.out
-    text = (tmp_path / "pipeline.toml").read_text()
+    text = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
     assert "# It did not answer when this file was written: unreachable" in text
     assert tomllib.loads(text)["sources"]["entrance"] == {"url_env": "ENTRANCE_URL"}
-    said = variables_in((tmp_path / "secrets.env").read_text())
+    said = variables_in((tmp_path / "secrets.env").read_text(encoding="utf-8"))
     assert said == {"OTHER": "kept", "ENTRANCE_URL": OFF}
     assert "hunter2" not in text + ended.out + ended.err
     checked = framegate(tmp_path, "check", "--env-file", "secrets.env")
@@ -215,11 +215,11 @@ def test_the_file_of_passwords_is_new_and_nobody_elses(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "pipeline.toml").write_text("# mine\n")
+    (tmp_path / "pipeline.toml").write_text("# mine\n", encoding="utf-8")
     ended = framegate(tmp_path, "init", f"entrance={OFF}")
     assert ended.code == 2
     assert "pipeline.toml: the file exists, and init replaces no file" in ended.err
-    assert (tmp_path / "pipeline.toml").read_text() == "# mine\n"
+    assert (tmp_path / "pipeline.toml").read_text(encoding="utf-8") == "# mine\n"
     assert not (tmp_path / "secrets.env").exists()
 
 
@@ -271,11 +271,17 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person.types("")
     person.until("Next:    framegate run --env-file secrets.env -d data")
     assert person.ends() == 0
-    sources = tomllib.loads((tmp_path / "pipeline.toml").read_text())["sources"]
+    sources = tomllib.loads((tmp_path / "pipeline.toml").read_text(encoding="utf-8"))["sources"]
     assert sources == {"yard": {"url": cameras["small"]}, "cam": {"url_env": "CAM_URL"}}
     words = [*FRAMEGATE, "check", "--env-file", "secrets.env"]
     checked = subprocess.run(
-        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        words,
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     assert "cam: mjpeg 96x64" in checked.stdout, checked.stdout
 
@@ -340,7 +346,9 @@ def test_a_camera_of_the_network_is_found_by_onvif(
     words = [*onvif_camera, *FRAMEGATE, "init", "--discover", "--user", "viewer"]
     words += ["-c", str(tmp_path / "pipeline.toml")]
     env = {**environment(), "FRAMEGATE_CAMERA_PASSWORD": password}
-    ended = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        words, env=env, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert ended.returncode == code, ended.stdout + ended.stderr
     if code:
         assert (
@@ -352,10 +360,10 @@ def test_a_camera_of_the_network_is_found_by_onvif(
     assert "Found: Front Door at 10.77.0.1\n" in ended.stdout
     assert "front_door: h264 1600x1200, 25 frames/s" in ended.stdout
     assert "front_door: its smaller stream is h264 640x360" in ended.stdout
-    said = variables_in((tmp_path / "secrets.env").read_text())
+    said = variables_in((tmp_path / "secrets.env").read_text(encoding="utf-8"))
     assert set(said) == {"FRONT_DOOR_URL", "FRONT_DOOR_SMALL_URL"}
     assert all(url.startswith("rtsp://viewer:swordfish9@10.77.0.1:") for url in said.values())
-    text = (tmp_path / "pipeline.toml").read_text()
+    text = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
     assert '\nurl_env = "FRONT_DOOR_URL"' in text
     assert '\nlook_at_env = "FRONT_DOOR_SMALL_URL"' in text
     assert '\n# [record]\n# sources = ["front_door"]\n' in text
@@ -377,10 +385,10 @@ def test_who_is_asked_takes_a_camera_that_was_found(
         person.types(answer)
     person.until("Next:    framegate run --env-file secrets.env -d data")
     assert person.ends() == 0
-    said = variables_in((tmp_path / "secrets.env").read_text())
+    said = variables_in((tmp_path / "secrets.env").read_text(encoding="utf-8"))
     assert "/main.mkv" in said["FRONT_DOOR_URL"]
     assert "/sub.mkv" in said["FRONT_DOOR_SMALL_URL"]
-    text = (tmp_path / "pipeline.toml").read_text()
+    text = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
     assert tomllib.loads(text)["record"] == {"sources": ["front_door"]}
 
 
@@ -433,9 +441,12 @@ def test_variables_of_one_name_and_quotes_in_passwords(
     assert 'url = "rtsp://h/2"' in text
     secrets.write()
     plain = quoted.replace("'", "%27")
-    assert variables_in(secrets.file.read_text()) == {"A_URL_3": plain}
+    assert variables_in(secrets.file.read_text(encoding="utf-8")) == {"A_URL_3": plain}
     shell = f'. "{secrets.file}" && printf %s "$A_URL_3"'
-    assert subprocess.run(["sh", "-c", shell], capture_output=True, text=True).stdout == plain
+    assert (
+        subprocess.run(["sh", "-c", shell], capture_output=True, text=True, encoding="utf-8").stdout
+        == plain
+    )
 
 
 def test_a_file_of_variables() -> None:

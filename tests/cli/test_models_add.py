@@ -94,7 +94,7 @@ def test_pictures_of_the_user(models, tmp_path):
     assert code == 0
     assert "proof: 1 pictures, the pictures given" in out
     assert "no box above 0.25; the best score is 0." in out
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
     code, _, err = add(models, "--picture", tmp_path / "notes.txt")
     assert code == 2
     assert "neither photograph nor video" in err
@@ -131,7 +131,7 @@ def test_a_broken_one_is_listed(models, tmp_path):
     code, _, err = models("show", "yard")
     assert code == 2
     assert "model.bin: expected sha256" in err
-    manifest.write_text("{}")
+    manifest.write_text("{}", encoding="utf-8")
     code, out, _ = models("list")
     assert code == 1
     assert "broken: " in out

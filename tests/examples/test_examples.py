@@ -46,6 +46,7 @@ def start(name: str, *words: str, cwd: Path, **variables: str) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
 
 
@@ -77,10 +78,12 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     # Ten minutes at real time: the run lasts until it is interrupted below.
     footage.repeat(opening, folder / "street.mp4", 125)
     configurations = [EXAMPLES / "line_to_phone.toml", EXAMPLES / "longest_stay.toml"]
-    (folder / "pipeline.toml").write_text("\n".join(path.read_text() for path in configurations))
+    (folder / "pipeline.toml").write_text(
+        "\n".join(path.read_text(encoding="utf-8") for path in configurations), encoding="utf-8"
+    )
     shutil.copy(EXAMPLES / "longest_stay.py", folder)
     password, address = secrets.token_hex(16), f"127.0.0.1:{free_port()}"
-    (folder / "password").write_text(password)
+    (folder / "password").write_text(password, encoding="utf-8")
     (folder / "password").chmod(0o600)
     phone = Phone()
     with pytest.MonkeyPatch.context() as variables:
@@ -164,7 +167,9 @@ def test_counts_are_published_when_they_change(tmp_path: Path) -> None:
 def test_your_own_model_finds_cars(tmp_path: Path) -> None:
     clip = footage.opening(DEMO, tmp_path / "street.mp4", 5)
     weights = ROOT / "models" / "weights" / "nanodet-plus.xml"
-    options = re.search(r"--classes coco.*?(?=\n```)", (EXAMPLES / "README.md").read_text(), re.S)
+    options = re.search(
+        r"--classes coco.*?(?=\n```)", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.S
+    )
     assert options is not None
     words = options[0].replace("\\\n", " ").split()
     registry = {"XDG_DATA_HOME": str(tmp_path / "share")}
@@ -183,7 +188,9 @@ def test_your_own_model_finds_cars(tmp_path: Path) -> None:
 def test_the_commands_of_the_table_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHONE_URL", "ntfy://my-own-topic")
     monkeypatch.chdir(ROOT)
-    commands = re.findall(r"\| `(.*)` \|$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    commands = re.findall(
+        r"\| `(.*)` \|$", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert len(commands) == 6
     for command in commands:
         words = shlex.split(command)
@@ -200,7 +207,7 @@ def test_the_commands_of_the_table_are_understood(monkeypatch: pytest.MonkeyPatc
 
 
 def test_each_example_is_in_the_table_and_short() -> None:
-    table = (EXAMPLES / "README.md").read_text()
+    table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in filter(Path.is_file, EXAMPLES.iterdir()):
-        assert len(path.read_text().splitlines()) <= 60, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path
         assert path.name == "README.md" or f"({path.name})" in table

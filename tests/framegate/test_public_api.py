@@ -84,7 +84,7 @@ def parents() -> dict[str, str]:
     found = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
-            pid, _, rest = place.read_text().partition(" (")
+            pid, _, rest = place.read_text(encoding="utf-8").partition(" (")
             found[pid] = rest.rpartition(") ")[2].split()[1]
         except OSError:
             continue
@@ -154,7 +154,7 @@ class TestRun:
         self, clip: Path, quiet: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "modules").mkdir()
-        (tmp_path / "modules" / "my_stages.py").write_text(STAGE)
+        (tmp_path / "modules" / "my_stages.py").write_text(STAGE, encoding="utf-8")
         monkeypatch.syspath_prepend(tmp_path / "modules")
         count = {"use": "my_stages:Count", "input": "cache", "on_lag": "wait"}
         changes = {**quiet, "stages": {"count": count}}
@@ -170,7 +170,7 @@ class TestRun:
         assert all(isinstance(r, Result) and (r.width, r.height) == (64, 48) for r in results)
         assert running.ends["grey"].frames == FRAMES
         assert running.exit is errors.Exit.DONE
-        seen = (tmp_path / "data" / "seen").read_text().splitlines()
+        seen = (tmp_path / "data" / "seen").read_text(encoding="utf-8").splitlines()
         assert seen == [f"1-{n} grey" for n in range(FRAMES)]
 
         with run([], folder="data", resume=True, changes=changes) as resumed:
@@ -228,7 +228,9 @@ class TestRun:
         )
         words = [sys.executable, "-c", code]
         pipe = subprocess.PIPE
-        with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as program:
+        with subprocess.Popen(
+            words, stdin=pipe, stdout=pipe, text=True, encoding="utf-8"
+        ) as program:
             assert program.stdout is not None
             folder = Path(program.stdout.readline().strip())
             begun = children() - {str(program.pid)}

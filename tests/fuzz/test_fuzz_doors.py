@@ -105,7 +105,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, int]]:
         assert b'"state":"connecting"' in said_to(port, REQUESTS[1])
         run.process.terminate()
         assert run.wait() == Exit.DONE
-        said = run.log.read_text()
+        said = run.log.read_text(encoding="utf-8")
         assert "Traceback" not in said, said[said.index("Traceback") - 500 :][:6000]
     finally:
         run.kill()

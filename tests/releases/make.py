@@ -49,7 +49,9 @@ at_most = 0
 
 def framegate(folder: Path, *words: str) -> list[str]:
     command = [sys.executable, "-m", "framegate", *words]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     return ended.stdout.splitlines()
 
 
@@ -93,9 +95,11 @@ def make(version: str, target: Path) -> None:
         folder = Path(made, version)
         folder.mkdir()
         opening(demo.shipped_clip(), folder / "clip.mp4", FRAMES)
-        (folder / "pipeline.toml").write_text(CONFIG)
+        (folder / "pipeline.toml").write_text(CONFIG, encoding="utf-8")
         run_and_kill(folder)
-        (folder / "expected.json").write_text(json.dumps(expected(folder), indent=1))
+        (folder / "expected.json").write_text(
+            json.dumps(expected(folder), indent=1), encoding="utf-8"
+        )
         with tarfile.open(target, "w:xz") as tar:
             tar.add(folder, version, filter=_plain)
 

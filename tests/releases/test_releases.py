@@ -23,10 +23,10 @@ def unpacked(kept: Path, target: Path) -> Path:
         tar.extractall(target, filter="data")
     folder = target / kept.name.removesuffix(".tar.xz")
     file = folder / "data" / "run.json"
-    run = json.loads(file.read_text())
+    run = json.loads(file.read_text(encoding="utf-8"))
     clip = folder / "clip.mp4"
     run["sources"][0]["url"] = str(clip)
-    file.write_text(json.dumps(run))
+    file.write_text(json.dumps(run), encoding="utf-8")
     changed_ns = run["sources"][0]["file"]["mtime_ns"]
     os.utime(clip, ns=(changed_ns, changed_ns))
     return folder
@@ -51,7 +51,7 @@ def test_there_is_a_folder_of_each_version_and_it_is_small() -> None:
 def test_a_folder_of_an_earlier_version_is_read_and_resumed(kept: Path, tmp_path: Path) -> None:
     """What that version said of it is still said, and the run in it ends with each frame once."""
     folder = unpacked(kept, tmp_path)
-    expected = json.loads((folder / "expected.json").read_text())
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
     assert counted(lines(folder, "results")) == expected["results"]
     assert [episode["id"] for episode in lines(folder, "events")] == expected["episodes"]
     (recording,) = lines(folder, "recordings")

@@ -162,7 +162,7 @@ def folder_rows() -> str:
     for part in PARTS:
         for init in sorted((ROOT / part).glob("*/**/__init__.py")):
             folder = init.parent.relative_to(ROOT)
-            docstring = ast.get_docstring(ast.parse(init.read_text())) or ""
+            docstring = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
             text = " ".join(docstring.split("\n\n")[0].split())
             allowed = LAYERS[part][folder.parts[1]]
             imports = ", ".join(f"`{name}`" for name in allowed) or "-"
@@ -181,5 +181,7 @@ def with_folder_rows(text: str) -> str:
 
 
 if __name__ == "__main__":
-    ARCHITECTURE.write_text(with_folder_rows(ARCHITECTURE.read_text()))
-    PICTURE.write_text(picture())
+    ARCHITECTURE.write_text(
+        with_folder_rows(ARCHITECTURE.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+    PICTURE.write_text(picture(), encoding="utf-8")

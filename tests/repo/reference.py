@@ -320,7 +320,9 @@ def filled(text: str) -> str:
 
 def pages() -> list[Path]:
     """The pages that have such a part."""
-    return sorted(path for path in DOCS.glob("*.md") if MARKED.search(path.read_text()))
+    return sorted(
+        path for path in DOCS.glob("*.md") if MARKED.search(path.read_text(encoding="utf-8"))
+    )
 
 
 def parts_of(page: Path) -> list[str]:
@@ -331,9 +333,9 @@ def parts_of(page: Path) -> list[str]:
 def main() -> int:
     """Write all of them."""
     for page in pages():
-        page.write_text(filled(page.read_text()))
-    SCHEMA.write_text(schema())
-    default_file.FILE.write_text(default_file.default_file())
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")
+    default_file.FILE.write_text(default_file.default_file(), encoding="utf-8")
     return 0
 
 

@@ -49,7 +49,7 @@ STAGES = tomllib.loads(GRAPH)["stages"]
 
 @functools.cache
 def trees() -> list[tuple[Path, ast.Module]]:
-    return [(path, ast.parse(path.read_text())) for path in FILES]
+    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in FILES]
 
 
 @functools.cache
@@ -90,11 +90,11 @@ def test_what_the_rows_allow_is_used_and_has_no_cycle() -> None:
 
 
 def test_the_picture_of_the_imports_is_of_the_code_as_it_is() -> None:
-    assert PICTURE.read_text() == picture(), "make graph draws it"
+    assert PICTURE.read_text(encoding="utf-8") == picture(), "make graph draws it"
 
 
 def test_architecture_lists_each_folder_as_its_docstring_describes_it() -> None:
-    text = ARCHITECTURE.read_text()
+    text = ARCHITECTURE.read_text(encoding="utf-8")
     assert "<!-- folders -->" in text
     assert text == with_folder_rows(text), "make graph writes it"
     assert [row for row in folder_rows().splitlines() if "|  |" in row] == []
@@ -117,7 +117,7 @@ def test_benchmarks_share_only_what_supports_tests() -> None:
 def test_a_users_stage_loads_no_client_and_no_arrays() -> None:
     code = "import framegate.pipeline.contracts.stage, sys; print(*sorted(sys.modules))"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
     )
     assert not {"redis", "hiredis", "numpy", "cv2", "openvino", "av"} & set(loaded.stdout.split())
 
@@ -135,7 +135,12 @@ print(*sorted(sys.modules))
 def test_a_run_starts_without_what_only_its_workers_and_its_http_process_need() -> None:
     """Nor does it need what draws on a terminal; to read the options of stages needs no decoder."""
     loaded = subprocess.run(
-        [sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", LOADED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     at_start, with_stages = (set(line.split()) for line in loaded.stdout.splitlines())
     theirs = {"starlette", "uvicorn", "prometheus_client", "rich", "openvino", "av"}
@@ -230,7 +235,9 @@ def test_every_package_is_installed_by_its_link() -> None:
 
 
 def test_the_wheel_has_all_weights() -> None:
-    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]
     weights = ROOT / "models" / "weights"
     packed = {
         path.name

@@ -22,9 +22,9 @@ from framegate.pipeline.system.ports import HTTP_DEFAULT
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-UNIT = (DEPLOY / "framegate.service").read_text()
-DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
-COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+UNIT = (DEPLOY / "framegate.service").read_text(encoding="utf-8")
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 MLSERVER = DEPLOY / "mlserver"
 BIN = Path(sys.executable).parent
 IMPORTED = {"prometheus-client": "prometheus_client"}  # where a package is imported by another name
@@ -49,27 +49,30 @@ def in_image() -> list[str]:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     file = tmp_path / "framegate.service"
-    file.write_text(UNIT.replace("/opt/framegate/.venv/bin/framegate", str(BIN / "framegate")))
+    file.write_text(
+        UNIT.replace("/opt/framegate/.venv/bin/framegate", str(BIN / "framegate")), encoding="utf-8"
+    )
     command = ["systemd-analyze", "verify", "--man=no", file]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_the_timer_and_what_it_starts_are_ones_that_systemd_takes(tmp_path: Path) -> None:
     for name in ("framegate.service", "framegate-learn@.service", "framegate-learn@.timer"):
-        text = (DEPLOY / name).read_text()
+        text = (DEPLOY / name).read_text(encoding="utf-8")
         (tmp_path / name).write_text(
-            text.replace("/opt/framegate/.venv/bin/framegate", str(BIN / "framegate"))
+            text.replace("/opt/framegate/.venv/bin/framegate", str(BIN / "framegate")),
+            encoding="utf-8",
         )
     command = ["systemd-analyze", "verify", "--man=no", tmp_path / "framegate-learn@gate.timer"]
     (tmp_path / "framegate-learn@gate.timer").symlink_to("framegate-learn@.timer")
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_what_the_timer_starts_is_a_command_of_framegate() -> None:
-    text = (DEPLOY / "framegate-learn@.service").read_text()
+    text = (DEPLOY / "framegate-learn@.service").read_text(encoding="utf-8")
     (line,) = re.findall(r"^ExecStart=\S+ (.*)$", text, re.MULTILINE)
     parsed = parser().parse_args(shlex.split(line.replace("%i", "gate")))
     assert parsed.if_needed
@@ -86,7 +89,7 @@ def test_a_stopped_unit_drains_and_one_that_ends_is_started_again() -> None:
 
 def test_the_dockerfile_is_clean() -> None:
     command = [BIN / "hadolint", DEPLOY / "Dockerfile"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     assert (ended.returncode, ended.stdout) == (0, "")
 
 
@@ -99,7 +102,7 @@ def copied() -> list[str]:
 def is_sent(path: Path) -> bool:
     """Whether .dockerignore leaves a path in what Docker gets: the last line that fits decides."""
     name, sent = path.relative_to(ROOT).as_posix(), True
-    for line in (ROOT / ".dockerignore").read_text().split():
+    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").split():
         pattern = line.lstrip("!").removeprefix("**/")
         parents = [name, *(each.as_posix() for each in Path(name).parents)]
         names = [*parents, *Path(name).parts] if "**/" in line else parents
@@ -126,7 +129,7 @@ def test_one_port_everywhere() -> None:
     assert COMPOSE["services"]["framegate"]["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert scrape()["static_configs"] == [{"targets": [f"framegate:{port}"]}]
     assert f"127.0.0.1:{port}" in unit("ExecStart")
-    assert f'["127.0.0.1:{port}"]' in (DEPLOY / "prometheus-rules.yml").read_text()
+    assert f'["127.0.0.1:{port}"]' in (DEPLOY / "prometheus-rules.yml").read_text(encoding="utf-8")
 
 
 def mounts(service: str) -> dict[str, str]:
@@ -161,19 +164,23 @@ def test_a_service_starts_again_is_for_this_host_only_and_mounts_what_is_there(n
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
 def test_compose_takes_the_compose_file() -> None:
     command = ["docker-compose", "-f", DEPLOY / "compose.yaml", "config", "--quiet"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def scrape() -> dict[str, Any]:
     """The only job of prometheus.yml."""
-    (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))[
+        "scrape_configs"
+    ]
     return dict(job)
 
 
 def test_prometheus_asks_under_the_name_that_the_rules_have_and_finds_them(tmp_path: Path) -> None:
-    said = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-    assert f'up{{job="{scrape()["job_name"]}"}}' in (DEPLOY / "prometheus-rules.yml").read_text()
+    said = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
+    assert f'up{{job="{scrape()["job_name"]}"}}' in (DEPLOY / "prometheus-rules.yml").read_text(
+        encoding="utf-8"
+    )
     there = mounts("prometheus")
     assert [f"/etc/prometheus/{name}" in there for name in said["rule_files"]] == [True]
     for inside, outside in there.items():
@@ -187,15 +194,15 @@ def test_grafana_finds_prometheus_and_the_dashboard_and_opens_it() -> None:
     there = mounts("grafana")
     provisioned = "/etc/grafana/provisioning"
     (source,) = yaml.safe_load(
-        (DEPLOY / there[f"{provisioned}/datasources/framegate.yml"]).read_text()
+        (DEPLOY / there[f"{provisioned}/datasources/framegate.yml"]).read_text(encoding="utf-8")
     )["datasources"]
     assert source["url"] == "http://prometheus:9090"
     assert "prometheus" in COMPOSE["services"]
-    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text(encoding="utf-8"))
     (chosen,) = [one for one in dashboard["templating"]["list"] if one["type"] == "datasource"]
     assert (source["isDefault"], source["type"]) == (True, chosen["query"])
     (provider,) = yaml.safe_load(
-        (DEPLOY / there[f"{provisioned}/dashboards/framegate.yml"]).read_text()
+        (DEPLOY / there[f"{provisioned}/dashboards/framegate.yml"]).read_text(encoding="utf-8")
     )["providers"]
     home = COMPOSE["services"]["grafana"]["environment"][
         "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"
@@ -207,7 +214,7 @@ def test_grafana_finds_prometheus_and_the_dashboard_and_opens_it() -> None:
 def test_every_line_that_the_configuration_offers_is_one_that_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    offered = (DEPLOY / "config" / "pipeline.toml").read_text()
+    offered = (DEPLOY / "config" / "pipeline.toml").read_text(encoding="utf-8")
     lines = re.sub(r"^# (?=\[|\w+ = )", "", offered, flags=re.M)
     monkeypatch.setenv("YARD_URL", "rtsp://camera.example/yard")
     monkeypatch.setenv("HOME_URL", "mqtt://user:open-sesame@broker.example")
@@ -218,11 +225,11 @@ def test_every_line_that_the_configuration_offers_is_one_that_is_taken(
 
 
 def test_the_model_of_mlserver_imports_what_is_there_with_the_packages_that_it_asks_for() -> None:
-    runtime = (MLSERVER / "framegate_heavy" / "heavy_runtime.py").read_text()
+    runtime = (MLSERVER / "framegate_heavy" / "heavy_runtime.py").read_text(encoding="utf-8")
     ours = re.findall(r"^from framegate.*$", runtime, re.MULTILINE)
     assert len(ours) == 2
-    there = packages((MLSERVER / "requirements.txt").read_text().splitlines())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    there = packages((MLSERVER / "requirements.txt").read_text(encoding="utf-8").splitlines())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = packages(project["dependencies"])
     absent = sorted(IMPORTED.get(name, name) for name in needed - there)
     assert "starlette" in absent
@@ -233,5 +240,7 @@ def test_the_model_of_mlserver_imports_what_is_there_with_the_packages_that_it_a
 @pytest.mark.parametrize("words", [shlex.split(unit("ExecStart"))[1:], in_image()], ids=str)
 def test_the_command_line_knows_these_words(words: list[str]) -> None:
     command = [sys.executable, "-m", "framegate.cli", *words[:1], "--help"]
-    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+    ).stdout
     assert [word for word in words if word.startswith("-") and word not in text] == []

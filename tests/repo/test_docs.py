@@ -35,7 +35,12 @@ each = pytest.mark.parametrize("name", NAMES)
 
 def text_of(name: str) -> str:
     """A document without its fenced blocks."""
-    return re.sub(r"^```.*?^```", "", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(
+        r"^```.*?^```",
+        "",
+        (ROOT / name).read_text(encoding="utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
 
 
 @each
@@ -70,24 +75,28 @@ def test_every_link_leads_somewhere(name: str) -> None:
             continue
         target = (ROOT / name).parent / path if path else ROOT / name
         assert target.exists(), path
-        assert not anchor or anchor in anchors(target.read_text()), f"{path}#{anchor}"
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), (
+            f"{path}#{anchor}"
+        )
 
 
 def test_every_page_is_in_the_index() -> None:
-    decisions = (ROOT / "docs" / "decisions" / "index.md").read_text()
+    decisions = (ROOT / "docs" / "decisions" / "index.md").read_text(encoding="utf-8")
     assert [page for page in DECISIONS if f"({Path(page).name})" not in decisions] == [
         "docs/decisions/index.md"
     ]
-    index = (ROOT / "docs" / "index.md").read_text()
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert [page for page in PAGES if f"({Path(page).name})" not in index] == ["docs/index.md"]
-    site = (ROOT / "mkdocs.yml").read_text()
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [page for page in PAGES if not re.search(rf"[-:] {Path(page).name}$", site, re.M)] == []
 
 
 @each
 def test_every_test_that_is_named_exists(name: str) -> None:
     for path, test in TEST.findall(text_of(name)):
-        assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE), test
+        assert re.search(
+            rf"^(async )?def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
+        ), test
 
 
 @each
@@ -100,7 +109,7 @@ def test_no_lines_are_named_and_a_line_is_no_longer_than_a_screen(name: str) -> 
 
 @pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_one_page_each(name: str) -> None:
-    assert len((ROOT / name).read_text().splitlines()) <= 130
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 130
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.name))
@@ -116,11 +125,15 @@ def test_what_is_made_from_the_code_is_what_the_code_says(page: Path) -> None:
 
 
 def test_the_schema_is_that_of_the_code() -> None:
-    assert reference.SCHEMA.read_text() == reference.schema(), "make pages writes it"
+    assert reference.SCHEMA.read_text(encoding="utf-8") == reference.schema(), (
+        "make pages writes it"
+    )
 
 
 def test_the_default_configuration_is_that_of_the_code() -> None:
-    assert default_file.FILE.read_text() == default_file.default_file(), "make pages writes it"
+    assert default_file.FILE.read_text(encoding="utf-8") == default_file.default_file(), (
+        "make pages writes it"
+    )
 
 
 def test_every_part_that_is_made_has_a_page() -> None:
@@ -129,7 +142,9 @@ def test_every_part_that_is_made_has_a_page() -> None:
 
 
 def test_only_these_documents_have_figures() -> None:
-    having = {name for name in NAMES if "<!-- figures: " in (ROOT / name).read_text()}
+    having = {
+        name for name in NAMES if "<!-- figures: " in (ROOT / name).read_text(encoding="utf-8")
+    }
     assert having == {str(document.relative_to(ROOT)) for document in DOCUMENTS}
 
 
@@ -137,7 +152,7 @@ GLOSSARY = re.compile(r"^\| (?!term|---)([\w ,]+) \|", re.MULTILINE)
 
 
 def test_the_glossary_is_short() -> None:
-    text = (ROOT / "docs/glossary.md").read_text()
+    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
     assert 0 < len(GLOSSARY.findall(text)) <= 25
     assert 0 < len(GLOSSARY.findall(text.partition("Words of this project")[2])) <= 12
 
@@ -146,7 +161,9 @@ def test_the_glossary_is_short() -> None:
     "name", ["README.md", "docs/first-steps.md", "docs/cameras.md", "docs/events.md"]
 )
 def test_a_newcomer_reads_no_word_of_this_project_before_it_is_explained(name: str) -> None:
-    own = GLOSSARY.findall((ROOT / "docs/glossary.md").read_text().partition("Words of this")[2])
+    own = GLOSSARY.findall(
+        (ROOT / "docs/glossary.md").read_text(encoding="utf-8").partition("Words of this")[2]
+    )
     prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text_of(name))
     unexplained = []
     for term in own:
@@ -158,8 +175,10 @@ def test_a_newcomer_reads_no_word_of_this_project_before_it_is_explained(name: s
 
 
 def test_the_change_log_begins_with_this_version_or_what_comes_after_it() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "version"
+    ]
+    lines = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
     heads = [line for line in lines if line.startswith("## ")]
     if ".dev" in version:  # of what comes after the last one
         assert heads[0] == "## Unreleased"
@@ -170,5 +189,5 @@ def test_the_change_log_begins_with_this_version_or_what_comes_after_it() -> Non
 def test_no_registry_and_no_path_of_a_machine() -> None:
     locks = [str(path.relative_to(ROOT)) for path in (ROOT / "locks").glob("*.txt")]
     for name in (*NAMES, "Makefile", "mkdocs.yml", ".ci/run", *locks):
-        text = (ROOT / name).read_text()
+        text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(r"index-url|/home/|/root/|https?://[\w.]*(pypi|pythonhosted)", text)

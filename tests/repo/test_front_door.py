@@ -33,9 +33,11 @@ def test_an_issue_form_has_what_the_host_requires(path: Path) -> None:
 
 
 def test_pre_commit_runs_the_commands_of_make_check() -> None:
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][
+        0
+    ]["hooks"]
     entries = {hook["entry"].replace(" --force-exclude", "") for hook in hooks}
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(r"^check: install\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert recipe is not None
     commands = recipe[1].replace("$(BIN)", ".venv/bin").split("\n")

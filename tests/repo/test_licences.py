@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "deploy" / "licences.py"
-SBOM = json.loads((ROOT / "deploy" / "sbom.json").read_text())
+SBOM = json.loads((ROOT / "deploy" / "sbom.json").read_text(encoding="utf-8"))
 as_written = pytest.mark.skipif(
     (sys.version_info[:2], platform.machine()) != ((3, 11), "x86_64"),
     reason="the page is of Python 3.11 on x86-64",
@@ -38,7 +38,7 @@ def licences() -> Any:
 @as_written
 def test_page_and_sbom_are_of_what_is_locked_and_installed() -> None:
     command = [sys.executable, SCRIPT, "--check"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -65,7 +65,7 @@ def test_what_is_said_of_the_decoder_is_said_of_it_alone(licences: Any) -> None:
     inside = (("x264", "GPL-2.0-or-later"),)
     assert licences.faults([licences.Package("av", "1", "MIT", (), inside)]) == []
     assert licences.faults([licences.Package("va", "1", "MIT", (), inside)]) != []
-    page = " ".join((ROOT / "docs" / "licences.md").read_text().split())
+    page = " ".join((ROOT / "docs" / "licences.md").read_text(encoding="utf-8").split())
     assert "x264 and x265" in page
 
 
@@ -80,7 +80,10 @@ def test_a_library_in_a_wheel_that_nobody_looked_at_ends_it(
 def test_the_sbom_has_the_weights_with_their_sums_and_hashes_of_each_package() -> None:
     assert (SBOM["bomFormat"], SBOM["metadata"]["component"]["name"]) == ("CycloneDX", "framegate")
     manifest = ROOT / "models" / "weights" / "manifest.toml"
-    rows = {row["file"]: row["sha256"] for row in tomllib.loads(manifest.read_text())["files"]}
+    rows = {
+        row["file"]: row["sha256"]
+        for row in tomllib.loads(manifest.read_text(encoding="utf-8"))["files"]
+    }
     sums = {one["name"]: {h["content"] for h in one["hashes"]} for one in SBOM["components"]}
     for name in ("nanodet-plus.bin", "surveillance-int8.xml"):
         assert sums[name] == {rows[name]}

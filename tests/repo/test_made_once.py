@@ -31,7 +31,7 @@ def test_one_of_several_processes_makes_it_and_all_find_it_complete(tmp_path: Pa
     command = [sys.executable, "-c", _MAKE, str(tmp_path)]
     running = [subprocess.Popen(command, env=environment()) for _ in range(4)]
     assert [process.wait() for process in running] == [0] * 4
-    assert len((tmp_path / "makers").read_text().splitlines()) == 1
+    assert len((tmp_path / "makers").read_text(encoding="utf-8").splitlines()) == 1
 
 
 def test_what_a_failed_maker_left_is_made_again(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_text_names_its_encoding() -> None:
     The linter's rule PLW1514 sees only calls on values whose type it can infer.
     """
     places = []
-    for path, _, tree in _modules():
+    for path, _, tree in _modules(ALL):
         places += [f"{path}:{node.lineno}" for node in ast.walk(tree) if _is_default_text(node)]
     assert places == []
 

@@ -93,7 +93,7 @@ def pages(*patterns: str) -> Iterator[Text]:
     """Yield the paragraphs, items, table cells and headings of Markdown files."""
     paths = {path for pattern in patterns for path in ROOT.glob(pattern)}
     for path in sorted(paths):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
         text = re.sub(r"<!-- made by .*?<!-- end -->", "", text, flags=re.DOTALL)
         text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
@@ -140,7 +140,7 @@ def messages(folder: str) -> Iterator[Text]:
     These are messages of errors, log lines, and output of commands.
     """
     for path in sorted((ROOT / folder).rglob("*.py")):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         skipped: set[int] = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.Expr):
@@ -157,7 +157,7 @@ def messages(folder: str) -> Iterator[Text]:
 def all_docstrings(folder: str) -> Iterator[Text]:
     """Yield the docstrings of all modules, classes and functions below a folder."""
     for path in sorted((ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 name = getattr(node, "name", "module")
                 text = ast.get_docstring(node) or ""

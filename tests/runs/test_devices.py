@@ -48,7 +48,7 @@ def test_a_device_that_is_not_there_ends_it_before_it_begins(folder: Path) -> No
 
 @no_gpu
 def test_doctor_says_so_too(folder: Path) -> None:
-    (folder / "pipeline.toml").write_text('[stages.detect]\ndevice = "NPU"\n')
+    (folder / "pipeline.toml").write_text('[stages.detect]\ndevice = "NPU"\n', encoding="utf-8")
     ended = framegate(folder, "doctor")
     assert ended.code == 1
     assert "FAIL  devices" in ended.out

@@ -97,9 +97,11 @@ def start(
     folder: Path, source: Path, placement: str, detect: str = "Null", hung_s: int = 30
 ) -> Run:
     folder.mkdir(exist_ok=True)
-    (folder / "stages_of_mine.py").write_text(STAGES)
+    (folder / "stages_of_mine.py").write_text(STAGES, encoding="utf-8")
     config = folder / "pipeline.toml"
-    config.write_text(CONFIG.format(placement=placement, detect=detect, hung_s=hung_s))
+    config.write_text(
+        CONFIG.format(placement=placement, detect=detect, hung_s=hung_s), encoding="utf-8"
+    )
     return Run(folder / "data", f"clip={source}", "-c", str(config), cwd=folder)
 
 
@@ -135,7 +137,7 @@ def check_epochs(folder: Path, source: Path) -> None:
 )
 def test_every_placement_gives_the_same(tmp_path: Path, sizes: Path, placement: str) -> None:
     run = start(tmp_path / "run", sizes, placement)
-    assert run.wait() == 0, run.log.read_text()
+    assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     check_epochs(run.folder, sizes)
 
 
@@ -159,7 +161,7 @@ def test_kills_around_changes_of_size(tmp_path: Path, sizes: Path, placement: st
         seen = at
         pid = wait_until("a worker", lambda n=n: run.worker(workers[n % len(workers)]))
         os.kill(pid, signal.SIGKILL)
-    assert run.wait() == 0, run.log.read_text()
+    assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     check_epochs(run.folder, sizes)
 
 
@@ -181,7 +183,7 @@ def test_a_resumed_run_keeps_its_epochs(tmp_path: Path, sizes: Path, at: Positio
     run.kill()
     config = str(tmp_path / "run" / "pipeline.toml")
     resumed = Run(run.folder, "--resume", "-c", config, cwd=tmp_path / "run")
-    assert resumed.wait() == 0, resumed.log.read_text()
+    assert resumed.wait() == 0, resumed.log.read_text(encoding="utf-8")
     check_epochs(run.folder, sizes)
 
 
@@ -197,9 +199,9 @@ def test_ctrl_c_during_a_resume_loses_nothing(tmp_path: Path, sizes: Path) -> No
         run = Run(run.folder, "--resume", "-c", config, cwd=tmp_path / "run")
         wait_until(f"ingest {n}", lambda run=run: run.worker("ingest"))
         run.process.send_signal(signal.SIGINT)
-        assert run.wait() == 0, run.log.read_text()
+        assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     run = Run(run.folder, "--resume", "-c", config, cwd=tmp_path / "run")
-    assert run.wait() == 0, run.log.read_text()
+    assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     check_epochs(run.folder, sizes)
 
 
@@ -207,8 +209,8 @@ def test_ctrl_c_during_a_resume_loses_nothing(tmp_path: Path, sizes: Path) -> No
 def test_a_hung_worker_is_replaced_and_its_record_set_aside(tmp_path: Path) -> None:
     source = write_scene(tmp_path / "scene.mkv", steady(80))
     run = start(tmp_path / "run", source, USUAL, detect="Hangs", hung_s=2)
-    assert run.wait(DEADLINE_S) == 0, run.log.read_text()
-    assert "no progress for 2 s: killed" in run.log.read_text()
+    assert run.wait(DEADLINE_S) == 0, run.log.read_text(encoding="utf-8")
+    assert "no progress for 2 s: killed" in run.log.read_text(encoding="utf-8")
     found = published_in(run.folder, ["clip"])["clip"]
     failed = [r.seq for r in found.results if r.outcome == "failed"]
     assert failed == [30]

@@ -77,8 +77,8 @@ input = "windows"
 def user_folder(made: Path) -> Path:
     made.mkdir()
     footage.write_scene(made / "door.mkv", footage.steady(500))
-    (made / "walk.py").write_text(WALK)
-    (made / "pipeline.toml").write_text(CONFIG)
+    (made / "walk.py").write_text(WALK, encoding="utf-8")
+    (made / "pipeline.toml").write_text(CONFIG, encoding="utf-8")
     return made
 
 
@@ -92,7 +92,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data folders of two runs: `on`, and `off` without rules. Read-only."""
     folder = user_folder(tmp_path_factory.mktemp("undisturbed") / "user")
     assert framegate(folder, "run", "door.mkv", "-d", "on").code == DONE
-    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS + MUTED))
+    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS + MUTED), encoding="utf-8")
     assert framegate(folder, "run", "door.mkv", "-d", "off").code == DONE
     return folder
 
@@ -158,7 +158,7 @@ def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(
 def test_a_new_rule_is_tried_over_old_results(undisturbed: Path) -> None:
     """The run had none; the command tells what it would have, and leaves the folder as it is."""
     folder = undisturbed
-    (folder / "new.toml").write_text(EVENTS + MUTED)
+    (folder / "new.toml").write_text(EVENTS + MUTED, encoding="utf-8")
     tried = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "off", "--json")
     assert tried.code == DONE, tried.err
     changes = [msgspec.json.decode(line, type=Change) for line in tried.out.splitlines()]
@@ -170,7 +170,7 @@ def test_a_new_rule_is_tried_over_old_results(undisturbed: Path) -> None:
     assert {one.ended_by for one in last if one.rule != "rightwards"} == {"source_ended"}
     alike = [one.tracks[0] for one in last if (one.rule, one.step) == ("rightwards", "start")]
     assert alike == [5, 7], "their visits end with the file"
-    (folder / "new.toml").write_text(HEARD + EVENTS)
+    (folder / "new.toml").write_text(HEARD + EVENTS, encoding="utf-8")
     shown = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "off")
     assert "rule beep: these results contain no sounds" in shown.err
     crossings = sum(one.rule == "people" and one.step == "start" for one in changes)
@@ -220,7 +220,7 @@ def test_a_beep_then_somebody_inside_whoever_is_killed(folder: Path) -> None:
     """Sound and pictures are judged in one order; results have what was heard."""
     beeps = Track("aac", 44100, (3100.0, 3100.0), begins=(0.0, 10.0), seconds=1.0)
     footage.write_sounding(folder / "door.mp4", beeps, pts_s=footage.steady(400))
-    (folder / "pipeline.toml").write_text(HEARD + CONFIG)
+    (folder / "pipeline.toml").write_text(HEARD + CONFIG, encoding="utf-8")
     assert framegate(folder, "run", "door.mp4", "-d", "whole").code == DONE
     undisturbed = stored_changes(folder / "whole", "door")
     changes = [one for _, each in undisturbed for one in each.changes]

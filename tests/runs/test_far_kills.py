@@ -97,7 +97,8 @@ def asking(folder: Path, place: str, url: str | None) -> Iterator[Run]:
     (folder / "far.toml").write_text(
         f"[escalate]\n{where}per_s = 0.3\n"
         '[promise]\nmeasure = "counts"\naudited = 0.05\nframes = 50\nalpha = 0.5\n'
-        '[stages.detect]\nclasses = "all"\n'
+        '[stages.detect]\nclasses = "all"\n',
+        encoding="utf-8",
     )
     run = Run(data, "-c", str(folder / "far.toml"), f"{SOURCE}={clip}")
     try:
@@ -176,7 +177,7 @@ def until_moved(run: Run, past: Position = MOVED) -> Position:
 
 
 def ends(run: Run) -> Told:
-    assert run.wait() == 0, run.log.read_text()
+    assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     return told_by(run.folder)
 
 
@@ -244,7 +245,7 @@ def test_a_store_between_is_killed_and_is_away_for_a_while(
         until_moved(run)
         wait_until("a question is in hand", lambda: is_in_hand(between.url))
         between.kill()
-        wait_until("it is missed", lambda: "no answers from" in run.log.read_text())
+        wait_until("it is missed", lambda: "no answers from" in run.log.read_text(encoding="utf-8"))
         between.start()
         assert ends(run) == undisturbed
 
@@ -261,7 +262,7 @@ def test_a_kserve_server_is_killed_and_is_away_for_a_while(
         until_moved(run)
         first.process.kill()
         first.process.wait()
-        wait_until("it is missed", lambda: "no answers from" in run.log.read_text())
+        wait_until("it is missed", lambda: "no answers from" in run.log.read_text(encoding="utf-8"))
         http, grpc = (int(at.rpartition(":")[2]) for at in (first.http, first.grpc))
         stack.enter_context(mlserver(tmp_path / "second", told=False, ports=(http, grpc)))
         assert ends(run) == undisturbed

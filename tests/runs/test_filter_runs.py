@@ -50,7 +50,7 @@ def test_a_class_is_dropped_in_an_area_also_where_boxes_are_carried_and_recorded
     clip = footage.opening(CLIP, tmp_path / "street.mp4", 120)
     seen: dict[str, list[Result]] = {}
     for name, table in (("all", ""), ("filtered", RIGHT)):
-        (tmp_path / "pipeline.toml").write_text(table)
+        (tmp_path / "pipeline.toml").write_text(table, encoding="utf-8")
         ended = framegate(tmp_path, "run", str(clip), "-d", name, "--http", "off")
         assert ended.code == DONE, ended.err
         seen[name] = published_in(tmp_path / name, ["street"])["street"].results
@@ -74,7 +74,7 @@ def overlap(a: Any, b: Any) -> float:
 
 
 def test_a_verdict_hides_a_parked_car_exactly_once_whatever_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "pipeline.toml").write_text(CARS)
+    (tmp_path / "pipeline.toml").write_text(CARS, encoding="utf-8")
     data, aside = tmp_path / "data", tmp_path / "aside"
     aside.mkdir()
     words = ("run", f"street={CLIP}", "-d", "data", "--http", "127.0.0.1:0")

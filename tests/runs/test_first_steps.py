@@ -24,7 +24,7 @@ from tests.support.runs import wait_until
 from tests.support.terminals import DEADLINE_S, Terminal
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE = (DOCS / "first-steps.md").read_text()
+PAGE = (DOCS / "first-steps.md").read_text(encoding="utf-8")
 RECORDED = DOCS / "first-steps.txt"
 PORT = "8686"
 BIN = Path(sys.executable).parent
@@ -119,7 +119,7 @@ def test_no_command_is_longer_than_80_characters() -> None:
 
 
 def test_what_was_recorded_is_of_the_page_as_it_is() -> None:
-    text = RECORDED.read_text()
+    text = RECORDED.read_text(encoding="utf-8")
     typed = re.findall(r"^\$ (.+)$", text, re.MULTILINE)
     for title in ("Configure", "Read", "Stop"):
         for command in commands(title):
@@ -153,7 +153,7 @@ def test_the_page_can_be_typed(cameras: dict[str, str], tmp_path: Path) -> None:
             visit.close()
 
         second = stack.enter_context(Shell(tmp_path / "second", at / "cameras"))
-        (at / "cameras" / "read.py").write_text(program())
+        (at / "cameras" / "read.py").write_text(program(), encoding="utf-8")
         for command in commands("Read"):
             if shutil.which(command.split()[0]) or command.startswith(("framegate", "python")):
                 second.run(command.replace(f":{PORT}", f":{port}"))

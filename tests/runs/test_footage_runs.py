@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 def test_results_are_the_same_and_the_accounts_close(folder: Path) -> None:
     results = []
     for name, config in (("off", DETECT), ("on", COLLECT)):
-        (folder / "pipeline.toml").write_text(config)
+        (folder / "pipeline.toml").write_text(config, encoding="utf-8")
         ended = framegate(folder, "run", "gate.mkv", "-d", name)
         assert ended.code == DONE, ended.err
         results.append(said(published_in(folder / name, ["gate"])["gate"].results))
@@ -73,7 +73,9 @@ def camera(tmp_path: Path) -> Iterator[str]:
 def test_who_keeps_a_cameras_footage_is_killed_and_another_goes_on(
     folder: Path, camera: str
 ) -> None:
-    (folder / "pipeline.toml").write_text(f'{DETECT}[learn]\ncollect = ["gate", "dor"]\n')
+    (folder / "pipeline.toml").write_text(
+        f'{DETECT}[learn]\ncollect = ["gate", "dor"]\n', encoding="utf-8"
+    )
     data, began = folder / "data", time.time()
 
     def files() -> int:

@@ -44,8 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with results, episodes, visits, and a recording whose clips are pinned."""
     user = tmp_path_factory.mktemp("fsck")
     write_both(user / "gate.mp4", FRAMES / 25, sound=None)
-    (user / "walk.py").write_text(WALK)
-    (user / "pipeline.toml").write_text(WALKED.replace("[stages.cache]", "[stages.windows]"))
+    (user / "walk.py").write_text(WALK, encoding="utf-8")
+    (user / "pipeline.toml").write_text(
+        WALKED.replace("[stages.cache]", "[stages.windows]"), encoding="utf-8"
+    )
     ended = framegate(user, "run", "gate.mp4", "-d", "data")
     assert ended.code == CONSISTENT, ended.err
     return user / "data"
@@ -235,7 +237,7 @@ def test_rows_that_contradict_their_origin_are_rebuilt(
         "UPDATE episode SET label = 'cat' WHERE id LIKE '%/1-33/0'",
         "DELETE FROM visits WHERE track = 1",
     )
-    (copy / "run.new").write_text("{")
+    (copy / "run.new").write_text("{", encoding="utf-8")
     found = fsck(copy).findings
     assert subjects(found, "unfinished") == [
         "files of interrupted writes",

@@ -98,7 +98,13 @@ def test_a_reader_that_goes_away_ends_the_run_in_peace(folder: Path) -> None:
     ]
     env = {**environment(), "XDG_STATE_HOME": os.fspath(folder / "state")}
     run = subprocess.Popen(
-        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     try:
         assert run.stdout is not None

@@ -76,7 +76,13 @@ def starts(folder: Path, script: str, *words: str) -> tuple[list[list[Any]], str
     # Only the first run would write byte code, and so the n-th thing would be another in the next.
     variables = {**environment(), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run(
-        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     return [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
 

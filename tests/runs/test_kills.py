@@ -73,7 +73,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def undisturbed(files: Files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Published]:
     folder = with_secret(tmp_path_factory.mktemp("undisturbed") / "data")
     run = Run(folder, *all_on(folder.parent, files), *named(files))
-    assert run.wait() == 0, run.log.read_text()
+    assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     found = published_in(folder, list(files))
     results = [result for source in found.values() for result in source.results]
     assert {result.looked for result in results} >= {"whole", "no"}
@@ -95,7 +95,9 @@ def all_on(folder: Path, files: Files) -> list[str]:
     """
     config = folder / "all.toml"
     text = (
-        importlib.resources.files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
+        importlib.resources.files("framegate.pipeline.config")
+        .joinpath("pipeline.toml")
+        .read_text(encoding="utf-8")
     )
     for off, on in (
         ("\n#shards = 2\n", "\nshards = 0\n"),
@@ -111,7 +113,9 @@ def all_on(folder: Path, files: Files) -> list[str]:
         text = text.replace(off, on)
     registry = f'[models]\nregistry = "{files.registry}"\n'
     text = text.replace("\n[models]\n", f"\n{registry}", 1)
-    config.write_text(f'{text}\n[models.sources.{list(files)[1]}]\nmodel = "mine"\n')
+    config.write_text(
+        f'{text}\n[models.sources.{list(files)[1]}]\nmodel = "mine"\n', encoding="utf-8"
+    )
     return ["-c", str(config)]
 
 
@@ -209,7 +213,7 @@ def test_workers_and_the_store_are_killed(
 
         before = wait_until("results move on", moved)
         os.kill(wait_until("a server", started.valkey), signal.SIGKILL)
-    assert started.wait(DEADLINE_S) == 0, started.log.read_text()
+    assert started.wait(DEADLINE_S) == 0, started.log.read_text(encoding="utf-8")
     check_equal(started.folder, files, undisturbed)
 
 
@@ -218,14 +222,17 @@ def test_shards_are_killed(tmp_path: Path, files: Files, undisturbed: dict[str, 
     """Twice each; one worker hosts all stages of one source, the other those of the other."""
     words = all_on(tmp_path, files)
     config = tmp_path / "all.toml"
-    config.write_text(config.read_text().replace("\nshards = 0\n", "\nshards = 2\n"))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("\nshards = 0\n", "\nshards = 2\n"),
+        encoding="utf-8",
+    )
     run = Run(with_secret(tmp_path / "data"), *words, *named(files))
     try:
         killers = {worker: Killer(run, [name]) for worker, name in zip(SHARDS, files, strict=True)}
         for _ in range(2):
             for worker, killer in killers.items():
                 assert killer.kill(worker)
-        assert run.wait(DEADLINE_S) == 0, run.log.read_text()
+        assert run.wait(DEADLINE_S) == 0, run.log.read_text(encoding="utf-8")
     finally:
         run.kill()
     check_equal(run.folder, files, undisturbed)
@@ -247,7 +254,7 @@ def test_the_supervisor_is_killed_and_resumes(
         run.kill()
         wait_until("no orphan", lambda orphans=orphans: not any(map(alive, orphans)))
         run = Run(run.folder, "--resume", *all_on(run.folder.parent, files))
-    assert run.wait() == 0, run.log.read_text()
+    assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     check_equal(run.folder, files, undisturbed)
 
 
@@ -268,11 +275,11 @@ def test_ctrl_c_drains_and_resume_completes(
     source = next(iter(files))
     wait_until("results", lambda: started.positions(source, ["cache"])["cache"] > Position(1, 30))
     started.process.send_signal(signal.SIGINT)
-    assert started.wait() == 0, started.log.read_text()
+    assert started.wait() == 0, started.log.read_text(encoding="utf-8")
     half = published_in(started.folder, list(files))[source]
     assert not half.ended
     resumed = Run(started.folder, "--resume", *all_on(started.folder.parent, files))
-    assert resumed.wait() == 0, resumed.log.read_text()
+    assert resumed.wait() == 0, resumed.log.read_text(encoding="utf-8")
     check_equal(started.folder, files, undisturbed)
 
 
@@ -295,7 +302,7 @@ def test_marathon_of_kills(tmp_path: Path, files: Files, undisturbed: dict[str, 
                     os.kill(pid, signal.SIGKILL)
                     killer.kills["valkey"] += 1
             killer.kill(chance.choice(KINDS))
-        assert run.wait(600) == 0, run.log.read_text()
+        assert run.wait(600) == 0, run.log.read_text(encoding="utf-8")
         check_equal(run.folder, files, undisturbed)
         kills = {kind: n + killer.kills[kind] for kind, n in kills.items()}
         runs += 1

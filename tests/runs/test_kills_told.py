@@ -105,9 +105,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "aac", 44100, (3100.0, 3100.0), begins=(n / 2, 4.0 + n), seconds=1.0, pictures="libx264"
         )
         footage.write_sounding(made / f"{source}.mp4", beeps, pts_s=footage.steady(FRAMES))
-    (made / "walk.py").write_text(WALK)
-    (made / "shards.toml").write_text(CONFIG)
-    (made / "apart.toml").write_text(APART + CONFIG)
+    (made / "walk.py").write_text(WALK, encoding="utf-8")
+    (made / "shards.toml").write_text(CONFIG, encoding="utf-8")
+    (made / "apart.toml").write_text(APART + CONFIG, encoding="utf-8")
     return made
 
 
@@ -121,7 +121,7 @@ def receiver() -> Iterator[WebhookReceiver]:
 def undisturbed(folder: Path) -> Stored:
     with receiving() as whole:
         run = begun(folder, "whole", "shards")
-        assert run.wait(DEADLINE_S) == 0, run.log.read_text()
+        assert run.wait(DEADLINE_S) == 0, run.log.read_text(encoding="utf-8")
         check_sent(whole, folder, "whole")
     check_recorded(folder, "whole")
     found = stored(folder, "whole")
@@ -218,7 +218,7 @@ class Disturbed:
     def end(self) -> None:
         """Let it end; what sinks were not told by then, they are as it is resumed."""
         code = self._run.wait(DEADLINE_S)
-        log = self._run.log.read_text()
+        log = self._run.log.read_text(encoding="utf-8")
         assert code == 0, log[-6000:]
         if "are not delivered yet" in log.rpartition("framegate ")[2]:
             assert begun(self.folder, self.data, self.placement, "--resume").wait(DEADLINE_S) == 0

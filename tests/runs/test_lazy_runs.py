@@ -74,7 +74,7 @@ def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
         ("apart", "[credit]\nfile = 16\n[workers]\nshards = 0\n", "infer"),
     ):
         config = tmp_path / f"{name}.toml"
-        config.write_text(common + more)
+        config.write_text(common + more, encoding="utf-8")
         folder = tmp_path / name
         folder.mkdir()
         (folder / "lock").touch()  # so that the run takes the folder, and both have the same coin
@@ -82,7 +82,7 @@ def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
         run = Run(folder, "-c", str(config))
         if killed:
             kill_after(run, 100, killed)
-        assert run.wait() == 0, run.log.read_text()
+        assert run.wait() == 0, run.log.read_text(encoding="utf-8")
         found[name] = published_in(folder, ["room"])["room"]
     whole = found["whole"].results
     assert len(whole) == SECONDS * 10

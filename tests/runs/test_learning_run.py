@@ -28,7 +28,7 @@ CAMERAS = {"bottles": "bottle-detection.mp4", "people": "one-by-one-person-detec
 CONFIRMED = {"bottles": "bottle", "people": "person"}
 REPEATS = 150  # more than is seen of them before the test is over
 LIVE = 4  # pictures that a camera has to have kept; a file of the same scene brings the rest
-TABLE = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
+TABLE = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text(encoding="utf-8")
 DONE = 0
 
 
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
         footage.repeat(Path(DATA) / "clips" / clip, folder / f"{name}.mp4", REPEATS)
     assert "\ncollect = false\n" in TABLE
     (folder / "pipeline.toml").write_text(
-        TABLE.replace("\ncollect = false\n", "\ncollect = true\n")
+        TABLE.replace("\ncollect = false\n", "\ncollect = true\n"), encoding="utf-8"
     )
     own_model(tmp_path / "registry", "seer", min_score=0.2)
     return folder
@@ -58,6 +58,7 @@ def does(folder: Path, *words: str) -> str:
         text=True,
         check=False,
         timeout=1800,
+        encoding="utf-8",
     )
     assert ended.returncode == DONE, ended.stdout + ended.stderr
     return ended.stdout

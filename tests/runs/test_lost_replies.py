@@ -136,14 +136,14 @@ def test_connections_are_cut_at_hops(tmp_path: Path, late: bool) -> None:
         names = ("one", "two")
         words = [f"{name}={bikes()}" for name in names]
         run = Run(tmp_path / "data", *words, "--store", url, "--json")
-        assert run.wait() == 0, run.log.read_text()
+        assert run.wait() == 0, run.log.read_text(encoding="utf-8")
         assert proxy.cuts >= 10
         store = StoreAdmin(server.url)
         both = [published(server.url, name) for name in names]
         assert [line[1:] for line in said(both[0].results)] == [
             line[1:] for line in said(both[1].results)
         ]
-        printed = [json.loads(line) for line in run.out.read_text().splitlines()]
+        printed = [json.loads(line) for line in run.out.read_text(encoding="utf-8").splitlines()]
         for name, found in zip(names, both, strict=True):
             epoch = found.positions[0].epoch  # one that was asked for and not heard of is skipped
             assert found.positions == [Position(epoch, seq) for seq in range(FRAMES)]

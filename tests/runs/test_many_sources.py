@@ -41,6 +41,7 @@ def limited(folder: Path, hard: int, *command: str) -> subprocess.CompletedProce
         text=True,
         check=False,
         timeout=600,
+        encoding="utf-8",
     )
 
 
@@ -90,7 +91,10 @@ def test_a_thousand_sources_in_one_run(folder: Path) -> None:
 
 def test_no_thread_and_no_descriptor_for_a_moment_cost_a_source_that_moment(folder: Path) -> None:
     toml = folder / "pipeline.toml"
-    toml.write_text(toml.read_text().replace("user_stages:Sized", "user_stages:ShortOfMeans"))
+    toml.write_text(
+        toml.read_text(encoding="utf-8").replace("user_stages:Sized", "user_stages:ShortOfMeans"),
+        encoding="utf-8",
+    )
     with Command(folder, "run", "--http", "off", "-d", "data", *words(2)) as run:
         ended = run.wait()
     assert ended.code == DONE, ended.err

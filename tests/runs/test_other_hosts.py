@@ -58,7 +58,10 @@ def test_a_run_takes_other_sources_while_it_gets_ready_for_one_that_it_takes_ove
 ) -> None:
     folder = user_folder(tmp_path / "user")
     toml = folder / "pipeline.toml"
-    toml.write_text(toml.read_text().replace("user_stages:Crowd", "user_stages:PreparesSlowly"))
+    toml.write_text(
+        toml.read_text(encoding="utf-8").replace("user_stages:Crowd", "user_stages:PreparesSlowly"),
+        encoding="utf-8",
+    )
     footage.write_scene(folder / "short.mp4", footage.steady(20))
     (folder / "data").mkdir()
     model = own_model(tmp_path / "registry", "mine", size=(96, 64))

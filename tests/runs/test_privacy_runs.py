@@ -19,7 +19,9 @@ from tests.support.runs import published_in, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "images/coco128/000000000113.jpg"
 PHOTOGRAPH = Path(os.environ.get("FRAMEGATE_DATA", ""), NAME)
-FACES = json.loads((ROOT / "benchmarks" / "faces" / "labels.json").read_text())[NAME]
+FACES = json.loads((ROOT / "benchmarks" / "faces" / "labels.json").read_text(encoding="utf-8"))[
+    NAME
+]
 
 needs_data = pytest.mark.skipif(
     not PHOTOGRAPH.is_file(), reason="FRAMEGATE_DATA has no images/coco128"
@@ -48,7 +50,9 @@ def test_what_is_masked_is_not_shown_saved_or_kept(tmp_path: Path) -> None:
     (other / "state").symlink_to(folder / "state")
     times = footage.steady(600, fps=10)  # a minute: it is stopped long before
     footage.write_scene(folder / "gate.mkv", times, SIZE, footage.LOSSLESS)
-    (folder / "pipeline.toml").write_text(f"{MASKS}{DETECT}[learn]\ncollect = true\n")
+    (folder / "pipeline.toml").write_text(
+        f"{MASKS}{DETECT}[learn]\ncollect = true\n", encoding="utf-8"
+    )
     words = ("gate.mkv", "--pace", "realtime", "--save", "videos", "-d", "data")
 
     def snapshot() -> bool:
@@ -77,7 +81,9 @@ def test_what_is_masked_is_not_shown_saved_or_kept(tmp_path: Path) -> None:
 
 def test_a_masked_source_is_not_recorded(tmp_path: Path) -> None:
     footage.write_scene(tmp_path / "gate.mkv", footage.steady(5))
-    (tmp_path / "pipeline.toml").write_text(f'{MASKS}[record]\nsources = ["gate"]\n')
+    (tmp_path / "pipeline.toml").write_text(
+        f'{MASKS}[record]\nsources = ["gate"]\n', encoding="utf-8"
+    )
     ended = framegate(tmp_path, "run", "gate.mkv", "-d", "data")
     assert ended.code == USAGE
     assert "areas that [privacy.masks] hides of gate" in ended.err
@@ -87,7 +93,7 @@ def test_a_masked_source_is_not_recorded(tmp_path: Path) -> None:
 def test_a_mask_for_a_source_that_there_is_not_is_told(tmp_path: Path) -> None:
     footage.write_scene(tmp_path / "gat.mkv", footage.steady(5))
     quiet = "[gate.masks]\ngte = [[[0, 0], [9, 0], [9, 9]]]\n"
-    (tmp_path / "pipeline.toml").write_text(MASKS + quiet + DETECT)
+    (tmp_path / "pipeline.toml").write_text(MASKS + quiet + DETECT, encoding="utf-8")
     ended = framegate(tmp_path, "run", "gat.mkv")
     assert ended.code == DONE, ended.err
     assert "privacy.masks: 'gate' is no source of this run yet; did you mean gat?" in ended.err
@@ -108,7 +114,9 @@ def test_faces_are_blurred_in_what_is_shown_and_saved(tmp_path: Path) -> None:
         "libx264",
         {"preset": "ultrafast"},
     )
-    (folder / "pipeline.toml").write_text(f"[privacy]\nblur_faces = true\n{DETECT}")
+    (folder / "pipeline.toml").write_text(
+        f"[privacy]\nblur_faces = true\n{DETECT}", encoding="utf-8"
+    )
     words = ("gate.mkv", "--pace", "realtime", "--save", "videos", "-d", "data")
 
     def snapshot(name: str, *more: str) -> bool:
@@ -147,7 +155,9 @@ def test_a_clip_is_exported_with_its_faces_blurred(tmp_path: Path) -> None:
     times = footage.steady(12, fps=4)
     options = {"preset": "ultrafast", "g": "4"}
     footage.write_frames(tmp_path / "gate.mkv", [frame] * 12, times, "libx264", options)
-    (tmp_path / "pipeline.toml").write_text(f'{DETECT}[record]\nsources = ["gate"]\n')
+    (tmp_path / "pipeline.toml").write_text(
+        f'{DETECT}[record]\nsources = ["gate"]\n', encoding="utf-8"
+    )
     ended = framegate(tmp_path, "run", "gate.mkv", "-d", "data")
     assert ended.code == DONE, ended.err
     for name, more in (("as-it-came.mp4", ()), ("blurred.mp4", ("--blur-faces",))):

@@ -31,7 +31,7 @@ def test_a_file_is_recorded_whole_and_its_results_are_the_same(folder: Path) -> 
     file = write_both(folder / "gate.mp4", 6.0)
     results = []
     for name, config in (("off", DETECT), ("on", f'{DETECT}[record]\nsources = ["gate"]\n')):
-        (folder / "pipeline.toml").write_text(config)
+        (folder / "pipeline.toml").write_text(config, encoding="utf-8")
         ended = framegate(folder, "run", "gate.mp4", "-d", name)
         assert ended.code == DONE, ended.err
         results.append(published_in(folder / name, ["gate"])["gate"].results)
@@ -70,8 +70,8 @@ input = "walk"
 def test_each_alert_has_its_clip(folder: Path, codec: str, options: dict[str, str]) -> None:
     """From a key frame on, with what came before its first evidence, of the packets that came."""
     file = write_both(folder / "gate.mp4", 9.0, codec, sound=None, options=options)
-    (folder / "walk.py").write_text(WALK)
-    (folder / "pipeline.toml").write_text(WALKED)
+    (folder / "walk.py").write_text(WALK, encoding="utf-8")
+    (folder / "pipeline.toml").write_text(WALKED, encoding="utf-8")
     ended = framegate(folder, "run", "gate.mp4", "-d", "data")
     assert ended.code == DONE, ended.err
     ends = [

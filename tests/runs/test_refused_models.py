@@ -44,7 +44,9 @@ def gone(registry: Path) -> None:
 
 def with_path_out(registry: Path) -> None:
     file = own_model(registry, "mine", size=SIZE).path / "manifest.json"
-    file.write_text(file.read_text().replace('"model.bin"', '"../model.bin"'))
+    file.write_text(
+        file.read_text(encoding="utf-8").replace('"model.bin"', '"../model.bin"'), encoding="utf-8"
+    )
 
 
 def not_a_number(registry: Path) -> None:
@@ -83,7 +85,7 @@ def test_the_model_in_use_goes_on(tmp_path: Path) -> None:
     options = 'detector = "nanodet-plus-128"\nclasses = ["person"]\n'
     config = CONFIG.replace('detector = "nanodet-plus-128"\n', options)
     config = config.replace("\nmost_ms = 250.0\n", "\nmost_ms = 1.0\n")
-    (folder / "pipeline.toml").write_text(config)
+    (folder / "pipeline.toml").write_text(config, encoding="utf-8")
     footage.write_scene(folder / "door.mp4", footage.steady(FRAMES))
     asked, data = Asked(folder), folder / "data"
     with Command(folder, "run", "door.mp4", "-d", "data", "--pace", "realtime") as run:

@@ -17,7 +17,7 @@ FRAMES = 1500  # longer than this looks
 def test_a_rule_goes_from_a_drawing_to_a_verdict(tmp_path: Path) -> None:
     folder = user_folder(tmp_path / "user")
     footage.write_scene(folder / "door.mp4", footage.steady(FRAMES))
-    plain = (folder / "pipeline.toml").read_text()
+    plain = (folder / "pipeline.toml").read_text(encoding="utf-8")
     words = ("run", "door=door.mp4", "--http", "127.0.0.1:0", "--pace", "realtime")
     with chromium() as browser:
         with Command(folder, *words, "-d", "first") as run:
@@ -36,7 +36,7 @@ def test_a_rule_goes_from_a_drawing_to_a_verdict(tmp_path: Path) -> None:
             assert visit.page.inner_text("#verdict") == "It would have fired once"
             rule = visit.page.inner_text("#toml")
             visit.close()
-        (folder / "pipeline.toml").write_text(f"{rule}\n{plain}")
+        (folder / "pipeline.toml").write_text(f"{rule}\n{plain}", encoding="utf-8")
         with Command(folder, *words, "-d", "second") as run:
             visit = Visit(browser, _address(run) + "/review")
             # Where the page takes long, the box has left and come again: another episode.

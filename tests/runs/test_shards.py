@@ -36,7 +36,9 @@ use = "user_stages:Crowd"
 def user(path: Path, shards: int) -> Path:
     """A user's folder with a configuration of a few lines."""
     folder = user_folder(path)
-    (folder / "pipeline.toml").write_text(TABLES.format(shards=shards, hung_s=HUNG_S))
+    (folder / "pipeline.toml").write_text(
+        TABLES.format(shards=shards, hung_s=HUNG_S), encoding="utf-8"
+    )
     return folder
 
 
@@ -105,9 +107,11 @@ def test_a_shard_that_cannot_live_costs_its_own_sources_only(tmp_path: Path) -> 
     the run goes on with all of it.
     """
     folder = user(tmp_path / "user", 2)
-    mended = (folder / "pipeline.toml").read_text()
-    (folder / "odd.py").write_text(UNSTORABLE)
-    (folder / "pipeline.toml").write_text(mended.replace("user_stages:Crowd", "odd:Odd"))
+    mended = (folder / "pipeline.toml").read_text(encoding="utf-8")
+    (folder / "odd.py").write_text(UNSTORABLE, encoding="utf-8")
+    (folder / "pipeline.toml").write_text(
+        mended.replace("user_stages:Crowd", "odd:Odd"), encoding="utf-8"
+    )
     for name in NAMES:
         footage.write_scene(folder / f"{name}.mp4", footage.steady(FRAMES))
     clips = [f"{name}={name}.mp4" for name in NAMES]
@@ -120,7 +124,7 @@ def test_a_shard_that_cannot_live_costs_its_own_sources_only(tmp_path: Path) -> 
         served = {name: len(reader.whole(name, FRAMES)) for name in ("a", "c")}
         reader.close()
     assert served == {"a": FRAMES, "c": FRAMES}
-    (folder / "pipeline.toml").write_text(mended)
+    (folder / "pipeline.toml").write_text(mended, encoding="utf-8")
     resumed = framegate(folder, "run", "-d", "data", "--resume")
     assert resumed.code == DONE, resumed.err
     published(folder)

@@ -77,7 +77,7 @@ def _last(frames: int) -> str:
 def test_the_recipe_of_the_page_tells_a_phone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "sinks.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "sinks.md").read_text(encoding="utf-8")
     recipe = page.partition("```toml\n")[2].partition("```")[0]
     assert len(recipe.splitlines()) <= 15
     folder = tmp_path / "user"
@@ -86,8 +86,8 @@ def test_the_recipe_of_the_page_tells_a_phone(
     try:
         told = recipe.replace("ntfy://my-own-topic", phone.url())
         told = told.replace('quiet = ["22:00-07:00"]', "")  # of whatever hour it is
-        (folder / "pipeline.toml").write_text(told + WALK_GRAPH)
-        (folder / "walk.py").write_text(WALK)
+        (folder / "pipeline.toml").write_text(told + WALK_GRAPH, encoding="utf-8")
+        (folder / "walk.py").write_text(WALK, encoding="utf-8")
         footage.write_scene(folder / "door.mp4", footage.steady(150))
         monkeypatch.setenv("DOOR_URL", str(folder / "door.mp4"))
         ended = framegate(folder, "run", "-d", "data", "--pace", "realtime")
@@ -133,14 +133,14 @@ def test_home_assistant_and_metrics_tell_of_a_run(
         home.close()
         broker.stop()
     assert receiver.ids() == visits(60)
-    log = run.log.read_text()
+    log = run.log.read_text(encoding="utf-8")
     assert PASSWORD not in log
     assert SECRET not in log
 
 
 def metrics(run: Run) -> str | None:
     """What /metrics says of sinks, once it does."""
-    at = re.search(r"live page at http://(\S+)", run.log.read_text())
+    at = re.search(r"live page at http://(\S+)", run.log.read_text(encoding="utf-8"))
     if at is None or run.process.poll() is not None:
         return None
     with urllib.request.urlopen(f"http://{at[1]}/metrics", timeout=DEADLINE_S) as answer:
@@ -214,10 +214,10 @@ def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
-        assert run.wait(DEADLINE_S) == 0, run.log.read_text()[-3000:]
+        assert run.wait(DEADLINE_S) == 0, run.log.read_text(encoding="utf-8")[-3000:]
     finally:
         run.kill()
-    left = run.log.read_text()
+    left = run.log.read_text(encoding="utf-8")
     if "are not delivered yet" in left:
         assert framegate(folder, "run", "-d", "data", "--resume").code == 0
     return killed

@@ -26,9 +26,11 @@ AT_ONCE = '[store]\nfsync = "always"\n'  # an epoch is on the disk at once, not 
 def configured(folder: Path, detect: str = "Null", more: str = "") -> Path:
     """A graph with a stage in detect's place that reads the pixels, and is quick."""
     folder.mkdir(exist_ok=True)
-    (folder / "stages_of_mine.py").write_text(STAGES)
+    (folder / "stages_of_mine.py").write_text(STAGES, encoding="utf-8")
     config = folder / "pipeline.toml"
-    config.write_text(more + CONFIG.format(placement=USUAL, detect=detect, hung_s=30))
+    config.write_text(
+        more + CONFIG.format(placement=USUAL, detect=detect, hung_s=30), encoding="utf-8"
+    )
     return config
 
 
@@ -50,7 +52,7 @@ def test_a_camera_whose_size_changes_all_the_time_costs_only_itself(tmp_path: Pa
             store = StoreAdmin(run.url)
 
             def lost_twice() -> bool:
-                assert run.process.poll() is None, run.log.read_text()
+                assert run.process.poll() is None, run.log.read_text(encoding="utf-8")
                 return store.counters("bad").get("lost:sizes", 0) >= 2
 
             wait_until("the camera is lost twice", lost_twice)
@@ -62,10 +64,10 @@ def test_a_camera_whose_size_changes_all_the_time_costs_only_itself(tmp_path: Pa
             wait_until("the file is done", lambda: store.counters("good").get("published") == 200)
             store.close()
             run.process.send_signal(signal.SIGINT)
-            assert run.wait() == 0, run.log.read_text()
+            assert run.wait() == 0, run.log.read_text(encoding="utf-8")
         finally:
             run.kill()
-    assert "more than 30 times in 60 s" in run.log.read_text()
+    assert "more than 30 times in 60 s" in run.log.read_text(encoding="utf-8")
     found = published_in(folder, ["bad", "good"])
     assert [at.seq for at in found["good"].positions] == list(range(200))
     assert {result.outcome for result in found["good"].results} == {"detected"}
@@ -104,6 +106,7 @@ def test_sizes_of_one_file_leave_its_neighbour_the_memory_for_its_next_size(
         text=True,
         check=False,
         timeout=DEADLINE_S,
+        encoding="utf-8",
     )
     assert ended.returncode == 0, ended.stderr
     found = published_in(folder, ["many", "late"])
@@ -154,7 +157,7 @@ def test_what_went_is_there_again_when_the_store_is_set_back(
         wait_until("the store is back", lambda: run.positions("clip", ["cache"])["cache"])
         wait_until("all is done anew", lambda: done_anew(run))
         run.process.send_signal(signal.SIGINT)
-        assert run.wait() == 0, run.log.read_text()
+        assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     finally:
         run.kill()
     check_epochs(folder, source)

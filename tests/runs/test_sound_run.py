@@ -60,7 +60,7 @@ def sound_counters(data: Path, source: str) -> dict[str, int]:
 def test_sound_is_told_with_its_frames_and_the_results_stay_as_they_are(folder: Path) -> None:
     results = []
     for name, config in (("off", DETECT), ("on", HEAR)):
-        (folder / "pipeline.toml").write_text(config)
+        (folder / "pipeline.toml").write_text(config, encoding="utf-8")
         ended = framegate(folder, "run", "gate.mp4", "deaf.mp4", "-d", name)
         assert ended.code == DONE, ended.err
         served = published_in(folder / name, ["gate", "deaf"])
@@ -84,7 +84,7 @@ def test_sound_is_told_with_its_frames_and_the_results_stay_as_they_are(folder: 
 
 @pytest.mark.long  # test_kills_told.py kills each beside sinks, rules and a recording
 def test_whoever_is_killed_every_window_is_told_once_and_as_it_was(folder: Path) -> None:
-    (folder / "pipeline.toml").write_text(HEAR)
+    (folder / "pipeline.toml").write_text(HEAR, encoding="utf-8")
     ended = framegate(folder, "run", "gate.mp4", "-d", "whole")
     assert ended.code == DONE, ended.err
     with Command(folder, "run", "gate.mp4", "-d", "killed", "--pace", "realtime") as run:
@@ -109,7 +109,9 @@ def windows_so_far(data: Path) -> list[Any]:
 
 
 def test_a_label_that_there_is_not_is_refused_before_anything_begins(folder: Path) -> None:
-    (folder / "pipeline.toml").write_text('[sound]\nsources = true\nlabels = ["Speach"]\n')
+    (folder / "pipeline.toml").write_text(
+        '[sound]\nsources = true\nlabels = ["Speach"]\n', encoding="utf-8"
+    )
     ended = framegate(folder, "run", "gate.mp4")
     assert ended.code == 2
     assert "'Speach': there is no such label; did you mean Speech?" in ended.err

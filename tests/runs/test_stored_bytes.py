@@ -35,7 +35,7 @@ def test_a_hop_stores_little(tmp_path: Path) -> None:
     the machine, so the states of a hop count as those of one frame: it has no less.
     """
     run = Run(tmp_path / "data", f"bikes={bikes()}")
-    assert run.wait() == 0, run.log.read_text()
+    assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     (log,) = (run.folder / "store" / "appendonlydir").glob("*.incr.aof")
     states: Counter[bytes] = Counter()
     hops: Counter[bytes] = Counter()

@@ -24,7 +24,7 @@ DONE = 0
 FRAMES = 6000  # so many that no source is over before its last change; then the run is interrupted
 SIZE = (128, 96)  # small networks: the test is about their change
 SOURCES = ("a", "b")
-CONFIG = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
+CONFIG = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text(encoding="utf-8")
 for packaged, ours in (
     ('\ndetector = "light"\n', '\ndetector = "nanodet-plus-128"\n'),
     ('\nmode = "crops"\n', '\nmode = "off"\n'),
@@ -38,7 +38,7 @@ for packaged, ours in (
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "user"
     folder.mkdir()
-    (folder / "pipeline.toml").write_text(CONFIG)
+    (folder / "pipeline.toml").write_text(CONFIG, encoding="utf-8")
     clip = footage.bikes()
     for source in SOURCES:
         if clip is None:

@@ -122,7 +122,12 @@ def test_a_run_goes_on_with_what_was_not_taken_from_it(tmp_path: Path) -> None:
         assert framegate(one, "run", other, *words).code == 0
         run = reader.client.hget("fg:{cam}:own", "superseded")
         assert run == b""
-        mine = (one / "data" / "run.json").read_text().partition('"run": "')[2].partition('"')[0]
+        mine = (
+            (one / "data" / "run.json")
+            .read_text(encoding="utf-8")
+            .partition('"run": "')[2]
+            .partition('"')[0]
+        )
         reader.client.hset("fg:{cam}:own", "run", mine)  # as if it had been killed
         assert framegate(two, "run", *words, "--take-over").code == 0
         again = framegate(one, "run", "--resume", *words[1:])

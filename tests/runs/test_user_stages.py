@@ -178,7 +178,8 @@ def test_a_run_of_a_file_with_the_whole_graph_goes_on_with_a_short_one(
     assert 20 <= len(reader.results("slow")) < 150
     (folder / "pipeline.toml").write_text(
         '[stages.detect]\nuse = "user_stages:Crowd"\n\n'
-        '[stages.numbers]\nuse = "user_stages:Numbers"\non_lag = "wait"\n'
+        '[stages.numbers]\nuse = "user_stages:Numbers"\non_lag = "wait"\n',
+        encoding="utf-8",
     )
     ended = framegate(folder, "run", "--resume", "-d", "data", "--store", store.url)
     assert ended.code == 0, ended.err

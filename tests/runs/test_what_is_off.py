@@ -39,7 +39,7 @@ def test_only_what_is_on_is_there(tmp_path: Path, config: str) -> None:
     folder = tmp_path / "user"
     folder.mkdir()
     footage.write_scene(folder / "gate.mp4", footage.steady(FRAMES, fps=10))
-    (folder / "pipeline.toml").write_text(config)
+    (folder / "pipeline.toml").write_text(config, encoding="utf-8")
     run = Run(folder / "data", "gate.mp4", "--pace", "realtime", "--http", "off", cwd=folder)
     try:
         at = wait_until("it is served", lambda: run.positions("gate", ["cache"])["cache"].seq >= 9)
@@ -52,7 +52,7 @@ def test_only_what_is_on_is_there(tmp_path: Path, config: str) -> None:
         after, now = commands(run), run.positions("gate", ["cache"])["cache"].seq
         with redis.Redis.from_url(run.url) as store:
             keys = {key.decode() for key in store.scan_iter()}
-        assert run.wait() == 0, run.log.read_text()
+        assert run.wait() == 0, run.log.read_text(encoding="utf-8")
     finally:
         run.kill()
     names = sorted(" ".join(words[2:4]) for words in there.values() if "-m" in words)

@@ -47,7 +47,7 @@ def viewer_url(port: int) -> str:
 def folder(tmp_path: Path) -> Path:
     folder = user_folder(tmp_path / "user")
     footage.write_scene(folder / "good.mp4", footage.steady(FRAMES))
-    (folder / "viewer.password").write_text(f"{PASSWORD}\n")
+    (folder / "viewer.password").write_text(f"{PASSWORD}\n", encoding="utf-8")
     return folder
 
 
@@ -353,7 +353,7 @@ def test_what_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    (folder / "short.password").write_text("seven77\n")
+    (folder / "short.password").write_text("seven77\n", encoding="utf-8")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

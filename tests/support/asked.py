@@ -38,6 +38,7 @@ class Asked:
             text=True,
             check=False,
             timeout=DEADLINE_S,
+            encoding="utf-8",
         )
 
     def does(self, *words: str, typed: str = "") -> str:
@@ -68,7 +69,7 @@ class Asked:
         wait_until(f"{frames} of {source}", lambda: len(self.seqs(source)) >= frames)
 
     def written(self) -> dict[str, dict[str, Any]]:
-        run = json.loads((self.folder / self.data / "run.json").read_text())
+        run = json.loads((self.folder / self.data / "run.json").read_text(encoding="utf-8"))
         return {source["name"]: source for source in run["sources"]}
 
 

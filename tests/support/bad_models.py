@@ -59,9 +59,9 @@ def wrong_hash(tmp: Path) -> Path:
 
 def leaving_manifest(tmp: Path) -> Path:
     folder = good_folder(tmp)
-    table = json.loads((folder / MANIFEST).read_text())
+    table = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     table["files"]["../../outside"] = "0" * 64
-    (folder / MANIFEST).write_text(json.dumps(table))
+    (folder / MANIFEST).write_text(json.dumps(table), encoding="utf-8")
     return folder
 
 
@@ -140,7 +140,7 @@ def no_detector(tmp: Path) -> Path:
 
 
 def word(tmp: Path) -> Path:
-    (tmp / "model.onnx.txt").write_text("a model")
+    (tmp / "model.onnx.txt").write_text("a model", encoding="utf-8")
     return tmp / "model.onnx.txt"
 
 

@@ -44,7 +44,8 @@ class Broker:
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nuser root\nallow_anonymous false\n"
             f"password_file {words}\npersistence true\npersistence_location {folder}/\n"
-            "autosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\n"
+            "autosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\n",
+            encoding="utf-8",
         )
 
     @property

@@ -57,7 +57,9 @@ def user_folder(path: Path, more: str = "", main: str = "", *, apart: bool = Fal
     shutil.copy(Path(__file__).with_name("user_stages.py"), path)
     graph = GRAPH.format(before_escalate="extra" if main else "detect")
     extra = f'[stages.extra]\ninput = "detect"\n{main}\n' if main else ""
-    (path / "pipeline.toml").write_text(f"{more}\n{extra}{graph}{APART if apart else ''}")
+    (path / "pipeline.toml").write_text(
+        f"{more}\n{extra}{graph}{APART if apart else ''}", encoding="utf-8"
+    )
     return path
 
 
@@ -95,12 +97,12 @@ class Command:
     @property
     def err(self) -> str:
         """What it said so far."""
-        return self._err.read_text()
+        return self._err.read_text(encoding="utf-8")
 
     @property
     def out(self) -> str:
         """What it has printed so far."""
-        return self._out.read_text()
+        return self._out.read_text(encoding="utf-8")
 
     def says(self, words: str) -> None:
         """Wait until it has said this."""
@@ -121,7 +123,7 @@ class Command:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"it did not end:\n{self.err[-4000:]}") from None
-        return Ended(code, self._out.read_text(), self.err)
+        return Ended(code, self._out.read_text(encoding="utf-8"), self.err)
 
     def kill(self) -> None:
         """End it, and with it all that it started."""

@@ -74,8 +74,8 @@ class FaultyRuns:
         self.folder, self._receiver = folder, receiver
         folder.mkdir(parents=True, exist_ok=True)
         self._file = write_both(folder / "gate.mp4", 9.0, sound=None, size=(48, 32))
-        (folder / "walk.py").write_text(WALK)
-        (folder / "pipeline.toml").write_text(CONFIG + SINK)
+        (folder / "walk.py").write_text(WALK, encoding="utf-8")
+        (folder / "pipeline.toml").write_text(CONFIG + SINK, encoding="utf-8")
 
     def run(
         self, name: str, faults: Sequence[Fault], *words: str
@@ -109,6 +109,7 @@ class FaultyRuns:
             text=True,
             timeout=DEADLINE_S,
             check=False,
+            encoding="utf-8",
         )
 
     def check(self, name: str, faults: Sequence[Fault], undisturbed: Outcome) -> None:
@@ -145,7 +146,7 @@ class FaultyRuns:
     def call(self, name: str, fault: Fault) -> str:
         """Return which call failed."""
         file = self.folder / f"{name}.calls" / fault.kind
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return lines[fault.n - 1].rstrip() if len(lines) >= fault.n else "none: it was not reached"
 
     def outcome(self, name: str) -> Outcome:

@@ -36,7 +36,9 @@ def folder_of(path: Path, content: str = "network", **changes: Any) -> ModelFold
     """A folder at `path` whose files hold `content` and whose sums are right."""
     path.mkdir(parents=True)
     for name in ("model.xml", "model.bin"):
-        (path / name).write_text(f"{content} {name}")
+        (path / name).write_text(f"{content} {name}", encoding="utf-8")
     files = {name: sha256_of(path / name) for name in ("model.xml", "model.bin")}
-    (path / MANIFEST).write_text(manifest(**{"files": files, **changes}).to_json())
+    (path / MANIFEST).write_text(
+        manifest(**{"files": files, **changes}).to_json(), encoding="utf-8"
+    )
     return open_folder(path)

@@ -18,7 +18,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     the folder later.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+    with folder.with_name(f"{folder.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         if not (folder / _COMPLETE).exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -180,7 +180,7 @@ def _wait_until_it_answers(server: OwnServer, process: subprocess.Popen[bytes]) 
                 return
         except redis.ConnectionError:
             log = server.folder / "own.log"
-            said = log.read_text() if log.exists() else ""
+            said = log.read_text(encoding="utf-8") if log.exists() else ""
             assert process.poll() is None, said
             assert time.monotonic() < until, said
             time.sleep(0.01)

@@ -51,7 +51,7 @@ def stop_process(pid: int) -> None:
 
     def is_stopped() -> bool:
         states = [
-            path.read_text().rpartition(")")[2].split()[0]
+            path.read_text(encoding="utf-8").rpartition(")")[2].split()[0]
             for path in Path(f"/proc/{pid}/task").glob("*/stat")
         ]
         return all(state == "T" for state in states)
@@ -72,7 +72,7 @@ def children(pid: int) -> dict[int, list[str]]:
     for child in (child for task in tasks for child in _children_of(task)):
         entry = Path(f"/proc/{child}")
         try:
-            stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            stat = (entry / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
             command = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
@@ -83,7 +83,7 @@ def children(pid: int) -> dict[int, list[str]]:
 
 def _children_of(task: Path) -> list[int]:
     try:
-        return [int(child) for child in (task / "children").read_text().split()]
+        return [int(child) for child in (task / "children").read_text(encoding="utf-8").split()]
     except OSError:  # the thread has ended
         return []
 
@@ -142,7 +142,9 @@ class Run:
             return self.process.wait(deadline_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"the run did not end:\n{self.log.read_text()[-4000:]}") from None
+            raise AssertionError(
+                f"the run did not end:\n{self.log.read_text(encoding='utf-8')[-4000:]}"
+            ) from None
 
     def kill(self) -> None:
         if self.process.poll() is None:

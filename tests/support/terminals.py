@@ -24,7 +24,7 @@ class Terminal:
         self._socket = folder / "tmux"
         command = f"{sys.executable} -m framegate"
         start = f'framegate() {{ {command} "$@"; echo "ended with $?"; }}; PS1=\'> \''
-        (folder / "rc").write_text(start)
+        (folder / "rc").write_text(start, encoding="utf-8")
         env = {**environment(), "XDG_STATE_HOME": str(folder / "state"), "TERM": "xterm"}
         env["XDG_CACHE_HOME"] = str(measured_cache(folder / "cache"))
         env.pop("TMUX", None)
@@ -38,7 +38,7 @@ class Terminal:
         done = subprocess.run(
             ["tmux", "-S", str(self._socket), *words],
             env=self._env, capture_output=True, text=True, timeout=DEADLINE_S, check=True,
-        )  # fmt: skip
+         encoding="utf-8")  # fmt: skip
         return done.stdout
 
     def type(self, line: str) -> None:

@@ -39,7 +39,7 @@ WANTED = (10, 20, 30)
 
 def decided(tmp_path: Path, text: str) -> ClipLabels:
     path = tmp_path / "street.txt"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return Decisions(path, PROPOSALS).labels(WANTED)
 
 
@@ -124,16 +124,16 @@ def test_apply_writes_a_line_for_each_frame_that_read_understands(tmp_path: Path
     folder.mkdir(parents=True)
     (folder / proposals.FILE).write_bytes(proposals.msgspec.json.encode(PROPOSALS))
     path = tmp_path / "street.txt"
-    path.write_text(f"frame 10\nkeep 1 2\n{REST}")
+    path.write_text(f"frame 10\nkeep 1 2\n{REST}", encoding="utf-8")
     out = tmp_path / "labels.json"
     command = ["--scratch", str(tmp_path / "scratch"), "apply", "street", str(path)]
     assert main([*command, "--out", str(out)]) == 0
-    text = out.read_text()
+    text = out.read_text(encoding="utf-8")
     assert '{"frame":10,"boxes":[["car",10.0,20.0,50.0,40.0],' in text
     assert json.loads(text)["numbering"] == "seq: decoded frames, counted from 0"
     expected = (ObjectLabel("car", 10, 20, 50, 40), ObjectLabel("person", 60.5, 10, 72, 40))
     assert truth.read(out).frames[0] == FrameLabels(10, expected, ())
-    path.write_text("frame 10\nkeep 1 2\n")
+    path.write_text("frame 10\nkeep 1 2\n", encoding="utf-8")
     assert main([*command, "--out", str(tmp_path / "other.json")]) == 1
     assert not (tmp_path / "other.json").exists()
 
@@ -141,10 +141,12 @@ def test_apply_writes_a_line_for_each_frame_that_read_understands(tmp_path: Path
 def test_labels_of_another_protocol_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     truth.write(path, labelled())
-    path.write_text(path.read_text().replace('"protocol": 1', '"protocol": 2'))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"protocol": 1', '"protocol": 2'), encoding="utf-8"
+    )
     with pytest.raises(LabelsInvalid, match="the protocol is version 2"):
         truth.read(path)
-    path.write_text("{}")
+    path.write_text("{}", encoding="utf-8")
     with pytest.raises(LabelsInvalid, match=r"labels\.json: "):
         truth.read(path)
 

@@ -28,7 +28,7 @@ PROPOSALS = VisitProposals(
 
 def decided(folder: Path, text: str) -> VisitLabels:
     path = folder / "street.txt"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return VisitDecisions(path, PROPOSALS).labels()
 
 
@@ -77,11 +77,11 @@ def test_the_second_pass_answers_some_visits_again(tmp_path: Path) -> None:
         tmp_path, "visit 1 car right none no white\nvisit 2 car left none no red\ndrop 3"
     )
     path = tmp_path / "second.txt"
-    path.write_text("visit 2 truck left none no unsure")
+    path.write_text("visit 2 truck left none no unsure", encoding="utf-8")
     second = second_answers(path, first)
     [again] = second.visits
     assert (again.visit, again.kind, again.colour) == (2, "truck", "unsure")
     assert again.anchors == first.visits[1].anchors
-    path.write_text("visit 8 truck left none no unsure")
+    path.write_text("visit 8 truck left none no unsure", encoding="utf-8")
     with pytest.raises(LabelsInvalid, match="there is no visit 8"):
         second_answers(path, first)

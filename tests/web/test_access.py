@@ -117,7 +117,7 @@ def test_an_origin_is_a_scheme_and_a_host() -> None:
 
 def test_a_token_is_from_a_file_or_the_environment_or_the_folders_own(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text(f"{TOKEN}\n")
+    file.write_text(f"{TOKEN}\n", encoding="utf-8")
     environment = {TOKEN_ENV: "another-of-some-letters", "HOME": "/"}
     token = find_token(str(file), environment, tmp_path, make=True)
     assert token is not None
@@ -154,7 +154,7 @@ def test_a_run_that_others_can_reach_asks_for_its_token(tmp_path: Path) -> None:
         httpx.Client(base_url=base, timeout=DEADLINE_S) as anybody,
     ):
         run.says("asks for the token in the file")
-        token = (folder / "data" / TOKEN_FILE).read_text().strip()
+        token = (folder / "data" / TOKEN_FILE).read_text(encoding="utf-8").strip()
         assert anybody.get("/healthz").status_code == 200
         for path in ("/", "/metrics", "/api/v1/sources", "/api/v1/results/stream"):
             assert anybody.get(path).status_code == 401

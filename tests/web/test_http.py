@@ -87,7 +87,7 @@ def staying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, int
         assert run.wait() == Exit.DONE
         assert get(port, "/healthz")[0] == 0
         for secret in (SECRET, IN_A_PATH):
-            assert secret not in run.log.read_text()
+            assert secret not in run.log.read_text(encoding="utf-8")
     finally:
         run.kill()
 
@@ -192,7 +192,7 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
         run = Run(tmp_path / "data", str(bikes()), "--http", address)
         assert run.wait() == Exit.USAGE
     said = f"http.listen = '{address}' (--http): Address already in use; take a free port, or off"
-    assert said in run.log.read_text()
+    assert said in run.log.read_text(encoding="utf-8")
 
 
 def test_a_run_keeps_its_port_or_says_who_has_it(tmp_path: Path) -> None:
@@ -200,19 +200,21 @@ def test_a_run_keeps_its_port_or_says_who_has_it(tmp_path: Path) -> None:
     run = Run(tmp_path / "data", f"short={clip}")
     assert run.wait() == Exit.DONE
     known = run.folder / "run.json"
-    told = json.loads(known.read_text())
+    told = json.loads(known.read_text(encoding="utf-8"))
     assert re.fullmatch(r"127\.0\.0\.1:\d+", told["http"])
     port = free_port()
-    known.write_text(json.dumps(told | {"http": f"127.0.0.1:{port}"}))
+    known.write_text(json.dumps(told | {"http": f"127.0.0.1:{port}"}), encoding="utf-8")
     again = Run(tmp_path / "data", "--resume")
     assert again.wait() == Exit.DONE
-    assert f"live page at http://127.0.0.1:{port}\n" in again.log.read_text()
+    assert f"live page at http://127.0.0.1:{port}\n" in again.log.read_text(encoding="utf-8")
     with socket.create_server(("127.0.0.1", port)):
         last = Run(tmp_path / "data", "--resume")
         assert last.wait() == Exit.DONE
     said = f"http: 127.0.0.1:{port} is taken by another program; this run listens at 127.0.0.1:"
-    assert said in last.log.read_text()
-    assert json.loads(known.read_text())["http"] == f"127.0.0.1:{port}", "it is tried again"
+    assert said in last.log.read_text(encoding="utf-8")
+    assert json.loads(known.read_text(encoding="utf-8"))["http"] == f"127.0.0.1:{port}", (
+        "it is tried again"
+    )
 
 
 def test_dashboards_and_rules_name_metrics_that_there_are(staying: tuple[Run, int]) -> None:
@@ -221,7 +223,7 @@ def test_dashboards_and_rules_name_metrics_that_there_are(staying: tuple[Run, in
     known |= set(scraped(port))
     known |= {name.removesuffix("_bucket") for name in known}
     for name in ("grafana-dashboard.json", "prometheus-rules.yml"):
-        text = (DEPLOY / name).read_text()
+        text = (DEPLOY / name).read_text(encoding="utf-8")
         named = set(re.findall(r"(?<![:\w])framegate_[a-z0-9_]+", text))  # source:...: is recorded
         assert named, name
         assert named <= known, named - known

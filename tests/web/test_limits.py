@@ -327,7 +327,7 @@ def test_strangers_that_say_nothing_neither_silence_health_nor_fill_the_log(
         assert run.wait() == Exit.DONE
     finally:
         run.kill()
-    said = run.log.read_text()
+    said = run.log.read_text(encoding="utf-8")
     assert "out of system resource" not in said
     assert len(said.splitlines()) < 60, said[-4000:]
 

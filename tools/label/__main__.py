@@ -82,7 +82,7 @@ def _propose(options: argparse.Namespace) -> None:
     classes = tuple(dict.fromkeys([*truth.EVERYWHERE, *options.classes]))
     result = proposals.propose(options.data, options.clip, folder, classes, proposers)
     lines = [line for frame in result.frames for line in _lines(frame)]
-    (folder / "proposals.txt").write_text("\n".join([*lines, ""]))
+    (folder / "proposals.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
     boxes = sum(len(frame.proposals) for frame in result.frames)
     print(f"{folder / proposals.FILE}: {len(result.frames)} frames, {boxes} proposals")
     print(f"networks: {', '.join(result.networks)}")

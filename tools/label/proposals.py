@@ -71,7 +71,9 @@ def read(folder: Path) -> ClipProposals:
 
 def clip_entry(data: Path, clip: str) -> dict[str, Any]:
     """Return the manifest's entry of a clip. Raises ValueError for an unknown clip."""
-    items: list[dict[str, Any]] = json.loads((data / "MANIFEST.json").read_text())["items"]
+    items: list[dict[str, Any]] = json.loads((data / "MANIFEST.json").read_text(encoding="utf-8"))[
+        "items"
+    ]
     clips = {item["name"]: item for item in items if str(item["file"]).startswith("clips/")}
     if clip not in clips:
         raise ValueError(f"no clip {clip!r} in {data}/MANIFEST.json; it has {', '.join(clips)}")

@@ -41,10 +41,10 @@ def test_its_folder_and_environment_are_its_own(tmp_path, monkeypatch):
     file.write_bytes(tiny_onnx.detector())
     work = tmp_path / "work"
     work.mkdir()
-    (work / "mmap.py").write_text("raise SystemExit('not mine')")
-    (work / "openvino.py").write_text("raise SystemExit('not mine')")
+    (work / "mmap.py").write_text("raise SystemExit('not mine')", encoding="utf-8")
+    (work / "openvino.py").write_text("raise SystemExit('not mine')", encoding="utf-8")
     assert ask("kind", {"file": str(file)}, work, file, SandboxLimits())["kind"] == "onnx"
-    assert "secret" not in "".join(path.read_text() for path in work.iterdir())
+    assert "secret" not in "".join(path.read_text(encoding="utf-8") for path in work.iterdir())
 
 
 @given(data=st.binary(max_size=300))

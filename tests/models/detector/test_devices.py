@@ -198,5 +198,5 @@ def test_one_that_cannot_compute_it_is_refused_with_the_reason() -> None:
 
 def test_what_an_older_version_has_measured_is_still_read(tmp_path: Path) -> None:
     file = tmp_path / "precision.json"
-    file.write_text('{"key": {"precision": "f32", "threads": 2, "ms": 8.5}}')
+    file.write_text('{"key": {"precision": "f32", "threads": 2, "ms": 8.5}}', encoding="utf-8")
     assert precision_trial.read_cache(file) == {"key": Choice("f32", 2, 8.5)}

@@ -40,7 +40,7 @@ def test_a_larger_picture_is_seen_larger_within_bounds(width: int, height: int, 
 @pytest.mark.skipif(DATA is None, reason="FRAMEGATE_DATA names no folder with images/")
 def test_faces_that_people_see_are_found_where_they_are() -> None:
     network = FaceNetwork()
-    labels = json.loads(LABELS.read_text())
+    labels = json.loads(LABELS.read_text(encoding="utf-8"))
     for number in (36, 113, 328, 536):
         name = f"images/coco128/{number:012}.jpg"
         found = network.faces(read_photograph(Path(DATA or "") / name)).xyxy

@@ -231,7 +231,7 @@ def test_a_missing_file_is_refused(copied):
 
 @pytest.mark.parametrize("text", ["", "files = 3", "[[files]]\nfile = 'x'", "{"])
 def test_a_broken_manifest_is_refused(tmp_path, text):
-    (tmp_path / "manifest.toml").write_text(text)
+    (tmp_path / "manifest.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ModelUnreadable, match=r"manifest\.toml"):
         manifest.read(tmp_path)
 

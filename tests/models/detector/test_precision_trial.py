@@ -122,17 +122,17 @@ def test_cache_round_trip(tmp_path):
 )
 def test_an_unreadable_cache_is_no_cache(tmp_path, text):
     path = tmp_path / "trial.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     assert precision_trial.read_cache(path) == {}
     assert precision_trial.read_cache(tmp_path / "none.json") == {}
 
 
 def test_a_trial_is_made_once(tmp_path):
     path = tmp_path / "trial.json"
-    path.write_text("not JSON")
+    path.write_text("not JSON", encoding="utf-8")
     first = precision_trial.run(path, budget_s=0.0, cores=1)
     assert first.threads == 1
-    written = json.loads(path.read_text())
+    written = json.loads(path.read_text(encoding="utf-8"))
     assert list(written) == [precision_trial.machine_key(1, precision_trial.light())]
     # A second one would measure other milliseconds.
     assert precision_trial.run(path, budget_s=0.0, cores=1) == first

@@ -120,7 +120,7 @@ def test_every_byte_is_checked(tmp_path):
     folder = folder_of(tmp_path / "a")
     assert folder.verified() == tmp_path / "a" / "model.xml"
     expected = folder.manifest.files["model.bin"]
-    (folder.path / "model.bin").write_text("network model.bim")
+    (folder.path / "model.bin").write_text("network model.bim", encoding="utf-8")
     with pytest.raises(ModelUnreadable, match=rf"model\.bin: expected sha256 {expected}, found"):
         folder.verified()
     (folder.path / "model.bin").unlink()

@@ -62,7 +62,7 @@ def test_removed_is_gone(registry, tmp_path):
 
 def test_a_damaged_folder_is_not_put(registry, tmp_path):
     folder = folder_of(tmp_path / "a")
-    (folder.path / "model.bin").write_text("other")
+    (folder.path / "model.bin").write_text("other", encoding="utf-8")
     with pytest.raises(ModelUnreadable, match=r"model\.bin"):
         registry.put(folder)
     assert list(registry.root.iterdir()) == []
@@ -72,15 +72,15 @@ def test_a_broken_one_is_told_and_mended_by_putting_it_again(registry, tmp_path)
     folder = folder_of(tmp_path / "a")
     kept = registry.put(folder)
     registry.put(folder_of(tmp_path / "b", version="2"))
-    (kept.path / "manifest.json").write_text("{")
-    (registry.root / "notes.txt").write_text("no model")
+    (kept.path / "manifest.json").write_text("{", encoding="utf-8")
+    (registry.root / "notes.txt").write_text("no model", encoding="utf-8")
     assert [model.manifest.version for model in registry.models()] == ["2"]
     _, (broken,) = registry.all_models()
     assert broken.path == kept.path
     assert "manifest: the file" in broken.why
     registry.put(folder)
     assert registry.all_models()[1] == []
-    (kept.path / "model.bin").write_text("bit rot")
+    (kept.path / "model.bin").write_text("bit rot", encoding="utf-8")
     registry.put(folder).verified()
 
 

@@ -90,7 +90,7 @@ def test_there_are_521_labels_in_their_order() -> None:
 
 def test_the_page_has_all_labels() -> None:
     page = Path(__file__).parents[3] / "docs" / "sound.md"
-    told = " ".join(page.read_text().partition("## All labels")[2].split())
+    told = " ".join(page.read_text(encoding="utf-8").partition("## All labels")[2].split())
     assert [label for label in labels() if label not in told] == []
 
 
@@ -98,7 +98,10 @@ def test_the_page_has_all_labels() -> None:
 def test_scores_are_those_of_the_reference(name: str) -> None:
     """Within .08, which is what eight bits of activation, that ours has not, make of them."""
     found = SoundNetwork().scores(log_mel(samples_of(name)))
-    said = {int(i): score for i, score in json.loads(REFERENCE.read_text())[name].items()}
+    said = {
+        int(i): score
+        for i, score in json.loads(REFERENCE.read_text(encoding="utf-8"))[name].items()
+    }
     apart = {labels()[i]: (found[i], score) for i, score in said.items()}
     assert all(abs(a - b) < 0.08 for a, b in apart.values()), apart
     assert np.delete(found, list(said)).max() < min(said.values()) + 0.08
@@ -116,7 +119,9 @@ def test_the_same_sound_has_the_same_bits() -> None:
     reason="needs ai-edge-litert, and YAMNET_TFLITE: the published file",
 )
 def test_the_kept_reference_is_what_the_interpreter_says() -> None:
-    assert made(Path(os.environ["YAMNET_TFLITE"])) == json.loads(REFERENCE.read_text())
+    assert made(Path(os.environ["YAMNET_TFLITE"])) == json.loads(
+        REFERENCE.read_text(encoding="utf-8")
+    )
 
 
 def made(network: Path) -> dict[str, dict[str, float]]:
@@ -137,4 +142,4 @@ def made(network: Path) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    REFERENCE.write_text(json.dumps(made(Path(sys.argv[1])), indent=1) + "\n")
+    REFERENCE.write_text(json.dumps(made(Path(sys.argv[1])), indent=1) + "\n", encoding="utf-8")

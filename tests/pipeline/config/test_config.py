@@ -16,7 +16,7 @@ from framegate.pipeline.contracts.stage import Stage
 from framegate.pipeline.system.machine import cores
 
 ROOT = Path(__file__).parents[3]
-PACKAGED = (ROOT / "pipeline.toml").read_text()
+PACKAGED = (ROOT / "pipeline.toml").read_text(encoding="utf-8")
 
 
 def read(text: str = PACKAGED, **changes: Any) -> Config:
@@ -150,7 +150,7 @@ def test_a_stage_that_looks_at_pixels_reads_a_stage_that_has_some(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     looking = "from framegate import Stage\nclass Mean(Stage):\n    pixels = 1\n"
-    (tmp_path / "seeing_stages.py").write_text(looking)
+    (tmp_path / "seeing_stages.py").write_text(looking, encoding="utf-8")
     config = read("[stages.mean]\nuse = 'seeing_stages:Mean'\n")
     assert graph(config) == SHIPPED | {"mean": "windows"}
 
@@ -364,7 +364,7 @@ def test_a_fault(text: str, fault: str) -> None:
 def test_a_broken_module_is_a_fault_of_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "broken_stages.py").write_text("1 / 0\n")
+    (tmp_path / "broken_stages.py").write_text("1 / 0\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     found = faults(PACKAGED + '\n[stages.a]\nuse = "broken_stages:A"\ninput = "cache"\n')
     assert len(found) == 1

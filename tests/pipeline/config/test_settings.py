@@ -104,7 +104,8 @@ def test_a_stage_of_ones_own_is_in_the_schema_of_ones_own_file(
         "@dataclass(frozen=True)\nclass Options:\n"
         "    side: str\n"
         "    zone: ZoneOptions = field(default_factory=ZoneOptions, metadata={'table': True})\n"
-        "class Zone(Stage):\n    Options = Options\n"
+        "class Zone(Stage):\n    Options = Options\n",
+        encoding="utf-8",
     )
     text = "[stages.zone]\nuse = 'zone_stages:Zone'\nside = 'left'\n[zone]\nleast = 2\n"
     config = read_config("t", text)

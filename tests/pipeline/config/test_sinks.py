@@ -93,7 +93,7 @@ def test_what_is_wrong_is_told(lines: tuple[str, ...], says: str) -> None:
 
 def test_a_secret_of_a_file_is_checked_as_well(tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text("Hunter2-short")
+    file.write_text("Hunter2-short", encoding="utf-8")
     (fault,) = faults(*HOOK[:2], f'secret_file = "{file}"')
     assert "24 to 64 bytes in base64" in fault
 

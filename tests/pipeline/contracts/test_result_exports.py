@@ -51,7 +51,7 @@ def test_coco_scores_what_a_result_gives(tmp_path: Path) -> None:
         "annotations": [],
     }
     path = tmp_path / "annotations.json"
-    path.write_text(json.dumps(annotations))
+    path.write_text(json.dumps(annotations), encoding="utf-8")
     truth = COCO(str(path))
     entries = result_of(CAR, PERSON).to_coco(31, {"car": 3})
     assert json.loads(json.dumps(entries)) == [
@@ -97,5 +97,7 @@ def test_results_load_none_of_these_packages() -> None:
         "import sys; from framegate import Result; Result.to_pandas; "
         "print({'supervision', 'pandas', 'numpy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert done.stdout == "set()\n"

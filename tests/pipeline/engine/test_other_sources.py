@@ -38,7 +38,8 @@ class Bench:
         self.shared = SharedFiles()
         toml = folder / "pipeline.toml"
         toml.write_text(
-            GRAPH.format(before_escalate="detect").replace("user_", "tests.support.user_")
+            GRAPH.format(before_escalate="detect").replace("user_", "tests.support.user_"),
+            encoding="utf-8",
         )
         self.stages = stage_specs(read_config(*find_config(toml)).stages)
         self.served: list[SourceSpec] = []

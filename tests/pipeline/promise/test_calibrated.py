@@ -78,7 +78,7 @@ def test_a_detect_of_another_name_is_found_and_none_is_told(
     (tmp_path / "day.mp4").write_bytes(b"no video: reading it would be another fault")
     text = packaged_text()
     named = text.replace("stages.detect]", "stages.look]").replace('"detect"', '"look"')
-    (tmp_path / "named.toml").write_text(named)
+    (tmp_path / "named.toml").write_text(named, encoding="utf-8")
     assert main(["calibrate", "day.mp4", "-c", "named.toml"]) == 1
     assert "day.mp4" in capfd.readouterr().err
     stages = {
@@ -90,7 +90,7 @@ def test_a_detect_of_another_name_is_found_and_none_is_told(
     for name, path in stages.items():
         own += f'[stages.{name}]\nuse = "framegate.stages.{path}"\n{before}'
         before = f'input = "{name}"\n'
-    (tmp_path / "own.toml").write_text(own)
+    (tmp_path / "own.toml").write_text(own, encoding="utf-8")
     assert main(["calibrate", "day.mp4", "-c", "own.toml"]) == 2
     assert "stages: none is framegate.stages.detect:Detect" in capfd.readouterr().err
 
@@ -100,11 +100,11 @@ def test_trying_a_plot_leaves_what_was_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "day.mp4").write_bytes(b"no video")
-    (tmp_path / "old.svg").write_text("as it was")
+    (tmp_path / "old.svg").write_text("as it was", encoding="utf-8")
     assert main(["calibrate", "day.mp4", "--plot", "old.svg"]) == 2
     assert "old.svg already exists" in capfd.readouterr().err
     for name in ("old.svg", "new.svg"):
         assert main(["calibrate", "day.mp4", "--plot", name, "--overwrite"]) != 0
     assert "--plot" not in capfd.readouterr().err
-    assert (tmp_path / "old.svg").read_text() == "as it was"
+    assert (tmp_path / "old.svg").read_text(encoding="utf-8") == "as it was"
     assert not (tmp_path / "new.svg").exists()

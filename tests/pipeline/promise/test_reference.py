@@ -46,7 +46,7 @@ def test_the_kept_accuracy_is_of_the_heavy_model_that_ships() -> None:
     assert 0 < shipped.lowest_f1 <= shipped.f1 < 1
     truth = kept("truth")
     if truth is not None:
-        assert TABLE.read_text() == heavy_by_labels.text(truth)
+        assert TABLE.read_text(encoding="utf-8") == heavy_by_labels.text(truth)
 
 
 def test_another_model_has_no_accuracy_until_it_is_measured() -> None:

@@ -468,5 +468,5 @@ def test_recordings_cannot_be_read_by_others(pieces: Pieces, tmp_path: Path) -> 
     assert not [path for path in names if stat.S_IMODE(path.stat().st_mode) & 0o007]
     if os.geteuid() == 0:
         command = [sys.executable, "-c", _AS_NOBODY, str(data / FOLDER)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True)
+        told = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
         assert told.stdout == ""

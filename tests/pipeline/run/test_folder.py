@@ -95,7 +95,9 @@ def test_a_fresh_folder_may_be_resumed_as_a_service_always_does(tmp_path: Path) 
 
 
 def test_a_run_of_a_newer_framegate_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"v": 4, "run": {"what": "nobody knows"}}')
+    (tmp_path / "run.json").write_text(
+        '{"v": 4, "run": {"what": "nobody knows"}}', encoding="utf-8"
+    )
     with pytest.raises(DataFolderRefused, match=r"a newer Framegate wrote it \(version 4; .* 3\)"):
         open_folder(tmp_path, resume=True)
 
@@ -103,7 +105,7 @@ def test_a_run_of_a_newer_framegate_is_refused(tmp_path: Path) -> None:
 def test_a_run_of_the_first_version_is_read_and_written_as_this_one(tmp_path: Path) -> None:
     old = {"name": "a", "url": "/a.mp4", "pace": "fast", "past": 3, "file": None}
     run = {"run": "run-1", "identity": "store-1", "v": 1, "sources": [old]}
-    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "run.json").write_text(json.dumps(run), encoding="utf-8")
     folder = open_folder(tmp_path, resume=True)
     read = folder.read()
     assert read is not None
@@ -111,7 +113,7 @@ def test_a_run_of_the_first_version_is_read_and_written_as_this_one(tmp_path: Pa
     assert (read.stays, read.begun) == (False, True)
     folder.write(read)
     folder.close(keep=True)
-    assert json.loads((tmp_path / "run.json").read_text())["v"] == 3
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["v"] == 3
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
@@ -123,10 +125,14 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         "open_folder(Path(sys.argv[1]), False); print('mine')"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "data")]
-    other = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    other = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert "is in use by another run; stop that run, or select" in other.stderr
     folder.close(keep=True)
-    other = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    other = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert other.stdout == "mine\n"
     open_folder(tmp_path / "data", resume=False).close(keep=True)
 
@@ -260,11 +266,11 @@ def test_shared_memory_is_zeroed_and_nameless(tmp_path: Path) -> None:
 def test_a_folder_with_something_that_a_run_would_write_over_is_refused(
     tmp_path: Path, name: str
 ) -> None:
-    (tmp_path / name).write_text("mine")
-    (tmp_path / "holiday.mp4").write_text("mine")
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    (tmp_path / "holiday.mp4").write_text("mine", encoding="utf-8")
     with pytest.raises(DataFolderRefused, match=f"contains {name}, which no run made"):
         open_folder(tmp_path, resume=True)
-    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+    assert {path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"mine"}
     (tmp_path / name).unlink()
     open_folder(tmp_path, resume=False).close(keep=False)
 
@@ -273,7 +279,7 @@ def test_a_folder_that_goes_takes_nothing_of_others_with_it(tmp_path: Path) -> N
     folder = open_folder(tmp_path / "data", resume=False)
     (folder.path / "state").mkdir()
     (folder.path / "videos").mkdir()
-    (folder.path / "videos" / "a.mp4").write_text("mine")
+    (folder.path / "videos" / "a.mp4").write_text("mine", encoding="utf-8")
     folder.close(keep=False)
     assert [path.name for path in folder.path.iterdir()] == ["videos"]
     empty = open_folder(tmp_path / "empty", resume=False)

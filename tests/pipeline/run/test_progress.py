@@ -83,7 +83,7 @@ def test_nothing_that_was_drawn_is_lost_at_ctrl_c() -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, text=True,
         env={**os.environ, "TERM": "xterm"}, start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
-    )  # fmt: skip
+     encoding="utf-8")  # fmt: skip
     with program:
         assert program.stdin is not None
         assert program.stdout is not None

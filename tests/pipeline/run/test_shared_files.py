@@ -82,7 +82,7 @@ def test_states_are_files_until_their_source_is_removed(tmp_path: Path) -> None:
 
 def test_without_a_folder_to_write_to_states_lie_in_memory(tmp_path: Path) -> None:
     blocked = tmp_path / "state"
-    blocked.write_text("no folder")
+    blocked.write_text("no folder", encoding="utf-8")
     files = SharedFiles(blocked)
     asked_for(files, wanted(PLANE))
     files.close()

@@ -287,15 +287,15 @@ def test_secrets_are_replaced_without_a_message_that_cannot_be_verified(
 ) -> None:
     old, new = secret(), secret()
     file = tmp_path / "secrets"
-    file.write_text(f"{old}\n")
+    file.write_text(f"{old}\n", encoding="utf-8")
     with delivering(store, config(receiver, secret_file=str(file)), "gate"):
         teller.starts("gate", 1)
         wait_until("one", lambda: len(receiver.taken) == 1)
-        (tmp_path / "next").write_text(f"{new} {old}\n")
+        (tmp_path / "next").write_text(f"{new} {old}\n", encoding="utf-8")
         (tmp_path / "next").replace(file)
         teller.starts("gate", 2)
         wait_until("two", lambda: len(receiver.taken) == 2)
-        (tmp_path / "next").write_text(f"{new}\n")
+        (tmp_path / "next").write_text(f"{new}\n", encoding="utf-8")
         (tmp_path / "next").replace(file)
         teller.starts("gate", 3)
         wait_until("three", lambda: len(receiver.taken) == 3)
@@ -316,7 +316,7 @@ def test_a_secret_that_is_none_is_refused_and_not_said(
     said: str, receiver: WebhookReceiver, tmp_path: Path
 ) -> None:
     file = tmp_path / "secret"
-    file.write_text(said)
+    file.write_text(said, encoding="utf-8")
     with pytest.raises(ConfigFaults, match="24 to 64 bytes in base64") as refused:
         Webhook("office", config(receiver, secret_file=str(file)), "run1")
     assert not said or said not in str(refused.value)

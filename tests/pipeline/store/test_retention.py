@@ -406,10 +406,10 @@ def test_certificates_go_by_age_with_their_declarations_and_it_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = SimulatedHost(1000.0)
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     for n in range(3):
         for kind in ("declared.json", "json"):
-            (tmp_path / f"a-{n}.{kind}").write_text("{}")
+            (tmp_path / f"a-{n}.{kind}").write_text("{}", encoding="utf-8")
         drop_certificates(tmp_path, 200.0, host())
         host.passes(100.0)
     assert sorted(path.name for path in tmp_path.glob("a-*")) == [
@@ -432,7 +432,7 @@ def test_models_that_nobody_names_go_but_for_the_last_ones(tmp_path: Path) -> No
         refs.append(f"{one.name}@{one.sha256}")
     meant = tmp_path / "models" / "meant"
     meant.mkdir()
-    (meant / "yard").write_text(refs[1])
+    (meant / "yard").write_text(refs[1], encoding="utf-8")
     forget_models(tmp_path, {refs[0], "", None})
     left = {one.manifest.version for one in kept.models()}
     assert left == {"0", "1", *(str(n) for n in range(4, SPARE_MODELS + 4))}

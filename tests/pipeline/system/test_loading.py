@@ -20,7 +20,7 @@ def test_what_is_named_is_there(name: str) -> None:
 
 def test_no_other_file_of_the_engine_names_a_stage_or_a_model() -> None:
     for path in ENGINE.rglob("*.py"):
-        nodes = ast.walk(ast.parse(path.read_text()))
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
         named = {
             text

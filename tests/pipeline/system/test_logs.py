@@ -77,7 +77,9 @@ open_it()
 def said(form: str) -> str:
     """What such a process says on stderr."""
     command = [sys.executable, "-c", SAYS, form]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert ended.returncode == 1
     assert ended.stdout == ""
     return ended.stderr

@@ -34,7 +34,9 @@ TELL = (
 def program(text: str, session: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Runs it; it is gone after the block."""
     words = (sys.executable, "-c", text)
-    running = subprocess.Popen(words, stdout=-1, stderr=-1, text=True, start_new_session=session)
+    running = subprocess.Popen(
+        words, stdout=-1, stderr=-1, text=True, start_new_session=session, encoding="utf-8"
+    )
     try:
         yield running
     finally:

@@ -181,4 +181,4 @@ def test_the_kept_figures_are_those_of_the_benchmark() -> None:
     assert all(run.group in detector_choice.GROUPS for run in labelled_runs())
     truth = kept("truth")
     if truth is not None:
-        assert FOUND.read_text() == found_by_labels.text(truth)
+        assert FOUND.read_text(encoding="utf-8") == found_by_labels.text(truth)

@@ -221,7 +221,7 @@ def test_the_rules_are_what_prometheus_takes() -> None:
 
 
 def test_the_dashboard_asks_what_prometheus_takes(tmp_path: Path) -> None:
-    board = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    board = json.loads((DEPLOY / "grafana-dashboard.json").read_text(encoding="utf-8"))
     asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     variables = {"$__rate_interval": "1m", "$instance": ".*", "$source": ".*"}
@@ -232,7 +232,9 @@ def test_the_dashboard_asks_what_prometheus_takes(tmp_path: Path) -> None:
         assert "$" not in expression
         rules.append({"record": f"asked:{number}", "expr": expression})
     file = tmp_path / "asked.yml"
-    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    file.write_text(
+        json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8"
+    )
     promtool = shutil.which("promtool")
     if promtool is not None:
         subprocess.run([promtool, "check", "rules", str(file)], check=True)

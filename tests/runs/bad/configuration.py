@@ -14,10 +14,12 @@ def configured(more: str = "", words: tuple[str, ...] = (), change: str = "") ->
     """Run with further tables, words, or a changed line `old -> new` of pipeline.toml."""
 
     def play(folder: Path) -> Ended:
-        text = more + (folder / "pipeline.toml").read_text()
+        text = more + (folder / "pipeline.toml").read_text(encoding="utf-8")
         old, _, new = change.partition(" -> ")
         assert old in text
-        (folder / "pipeline.toml").write_text(text.replace(old, new, 1) if change else text)
+        (folder / "pipeline.toml").write_text(
+            text.replace(old, new, 1) if change else text, encoding="utf-8"
+        )
         ended = framegate(folder, "run", "good.mp4", "-d", "data", *words)
         assert not (folder / "data").exists()
         return ended

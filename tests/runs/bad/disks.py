@@ -40,7 +40,7 @@ FileDecoder.patience_s = 1.0
 
 def shared_memory(folder: Path) -> Ended:
     """Room for the small picture's frames, not for the large one's."""
-    with (folder / "user_stages.py").open("a") as stages:
+    with (folder / "user_stages.py").open("a", encoding="utf-8") as stages:
         stages.write(IMPATIENT)
     footage.write_scene(folder / "large.mp4", footage.steady(5), size=(640, 480))
     words = ("run", "good.mp4", "large.mp4", "-d", "data", "--json")

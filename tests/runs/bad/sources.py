@@ -80,7 +80,7 @@ BAD_FILES = [
     ),
     BadFile(
         "letter",
-        lambda path: path.write_text("To whom it may concern,\n" * 40),
+        lambda path: path.write_text("To whom it may concern,\n" * 40, encoding="utf-8"),
         "letter.mp4",
         ("source letter: not_video: ", "letter.mp4: this is "),
     ),

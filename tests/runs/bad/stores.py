@@ -158,7 +158,7 @@ def listens_to_all(folder: Path) -> Ended:
 
 
 def port_taken(folder: Path) -> Ended:
-    (folder / "viewer").write_text("a password")
+    (folder / "viewer").write_text("a password", encoding="utf-8")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

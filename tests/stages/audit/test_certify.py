@@ -86,7 +86,7 @@ def test_what_is_said_again_is_written_again(tmp_path: Path) -> None:
 def test_a_folder_that_takes_no_file_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "certificates").write_text("in the way")
+    (tmp_path / "certificates").write_text("in the way", encoding="utf-8")
     begins = news(declared=(raw(DECLARED),))
     with caplog.at_level(logging.ERROR):
         assert certify(tmp_path).process([frame(begins)], NEW)[0] == [begins]

@@ -46,7 +46,7 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
 
 def test_a_playlist_whose_files_never_come_is_given_up(tmp_path):
     path = tmp_path / "a.m3u8"
-    path.write_text(f"{PLAYLIST}none.ts\n")
+    path.write_text(f"{PLAYLIST}none.ts\n", encoding="utf-8")
     fault = fault_of(path, IMPATIENT)
     assert fault.reason == "truncated"
     assert "list of files" in str(fault)
@@ -56,7 +56,7 @@ def test_a_playlist_whose_files_never_come_is_given_up(tmp_path):
 def test_a_playlist_is_read_to_its_end_or_until_no_more_comes(tmp_path, ends):
     footage.write_scene(tmp_path / "a.ts", footage.steady(12), codec="libx264")
     path = tmp_path / "a.m3u8"
-    path.write_text(f"{PLAYLIST}a.ts\n{'#EXT-X-ENDLIST' * ends}\n")
+    path.write_text(f"{PLAYLIST}a.ts\n{'#EXT-X-ENDLIST' * ends}\n", encoding="utf-8")
     source = FileSource(str(path), IMPATIENT)
     try:
         assert len(list(source.frames())) == 12
@@ -91,7 +91,7 @@ def test_empty(tmp_path):
 
 @pytest.mark.parametrize("name", ["notes.txt", "notes.mp4", "notes"])
 def test_text_is_no_video(tmp_path, name):
-    (tmp_path / name).write_text("Frames come and go.\n" * 100)
+    (tmp_path / name).write_text("Frames come and go.\n" * 100, encoding="utf-8")
     assert fault_of(tmp_path / name).reason == "not_video"
 
 
@@ -207,7 +207,11 @@ def test_a_picture_above_the_limit_takes_no_memory_before_it_is_refused(tmp_path
         footage.write_pngs(path, [(64, 64)] * before + [BOMB])
     assert path.stat().st_size < 1_000_000
     ran = subprocess.run(
-        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", READ, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     said, most_kb = ran.stdout.splitlines()
     assert said.startswith(f"{before} no_memory "), ran

@@ -100,7 +100,7 @@ def test_nobody_far_away_has_files_of_this_machine_read(tmp_path, site, live):
         "file": f"ffconcat version 1.0\nfile '{here}/a.ts'\n",
     }
     for name, text in lists.items():
-        (tmp_path / f"{name}.m3u8").write_text(text)
+        (tmp_path / f"{name}.m3u8").write_text(text, encoding="utf-8")
     opened = Decode(IMPATIENT).open(Request(f"{site}/sound.m3u8", live))
     assert next(frame for frame in opened if frame is not None).form.width == 96
     opened.close()
@@ -114,7 +114,7 @@ def test_a_playlist_in_a_file_names_no_place_far_away(tmp_path, site):
     footage.write_scene(tmp_path / "a.ts", footage.steady(12), codec="libx264")
     for number, text in enumerate((SEGMENT, VARIANT)):
         path = tmp_path / f"{number}.m3u8"
-        path.write_text(text.format(f"{site}/a.ts"))
+        path.write_text(text.format(f"{site}/a.ts"), encoding="utf-8")
         with pytest.raises(SourceFault):
             FileSource(str(path), IMPATIENT)
 

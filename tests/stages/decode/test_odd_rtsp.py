@@ -461,7 +461,9 @@ def test_a_picture_without_an_end_costs_bounded_memory(sdp: str) -> None:
     """The camera has 600 MB of it; a process that reads a sound one has some 50 MB."""
     with PlayedCamera(sdp, lambda: endless(False, 10_000)) as camera:
         reader = [sys.executable, "-c", READING, camera.url]
-        out = subprocess.run(reader, capture_output=True, text=True, check=True, timeout=120).stdout
+        out = subprocess.run(
+            reader, capture_output=True, text=True, check=True, timeout=120, encoding="utf-8"
+        ).stdout
     reason, most_kb = out.split()
     assert reason == "damaged"
     assert int(most_kb) < 250_000

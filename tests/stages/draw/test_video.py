@@ -172,6 +172,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
 
 
@@ -259,7 +260,7 @@ def test_a_browser_plays_it_and_what_a_kill_left(tmp_path):
     with chromium() as browser:
         for name, least in (("whole.mp4", 1.9), ("killed.mp4", 2.0)):
             page = tmp_path / f"{name}.html"
-            page.write_text(PAGE.format(name=name))
+            page.write_text(PAGE.format(name=name), encoding="utf-8")
             visit = Visit(browser, page.as_uri())
             video = "document.querySelector('video')"
             visit.until(f"{video}.ended || {video}.error")

@@ -114,7 +114,9 @@ def test_the_weights_know_what_is_in_doubt() -> None:
 
 def test_weights_for_other_facts_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "doubt.toml"
-    other.write_text(WEIGHTS.read_text().replace("near_new", "near_now"))
+    other.write_text(
+        WEIGHTS.read_text(encoding="utf-8").replace("near_new", "near_now"), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="near_now"):
         trained(other)
 

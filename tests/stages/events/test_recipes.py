@@ -13,7 +13,7 @@ from framegate.pipeline.config.events import EventsConfig
 from tests.support.commands import framegate
 from tests.support.episodes import FPS, result, results, rules, seen, standing, told, walking
 
-PAGE = (Path(__file__).parents[3] / "docs" / "events.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "events.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -67,7 +67,7 @@ def test_cars_from_above_are_counted_by_the_detector_as_it_comes(tmp_path: Path)
     data = os.environ.get("FRAMEGATE_DATA")
     if not data:
         pytest.skip("the clips are in FRAMEGATE_DATA")
-    (tmp_path / "pipeline.toml").write_text(as_it_stands("cars"))
+    (tmp_path / "pipeline.toml").write_text(as_it_stands("cars"), encoding="utf-8")
     clip = Path(data) / "clips" / "car-detection.mp4"
     ran = framegate(tmp_path, "run", f"street={clip}", "-d", "data", "--http", "off")
     assert ran.code == 0, ran.err

@@ -217,7 +217,7 @@ def test_lost_pixels_and_failed_frames_are_passed_over(tmp_path: Path) -> None:
 def test_a_disk_that_takes_nothing_is_told_once_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "footage").write_text("in the way")
+    (tmp_path / "footage").write_text("in the way", encoding="utf-8")
     stage = collect(tmp_path)
     state = fed(stage, [item(seq, 10.0 * seq) for seq in range(5)])
     assert stage.footage is not None

@@ -88,7 +88,7 @@ def test_a_label_of_no_frame_is_refused(tmp_path: Path, names: tuple[str, ...], 
 
 
 def test_bad_files_are_refused_and_sizes_must_be_those_of_the_footage(tmp_path: Path) -> None:
-    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigFaults) as caught:
         read_frame_labels([tmp_path / "bad.json", tmp_path / "none.json"], ["shop"])
     assert "not JSON" in str(caught.value)

@@ -89,6 +89,6 @@ def test_verdicts_of_a_run_come_with_its_footage(tmp_path: Path) -> None:
     assert second.verdicts is None
     assert judge(tmp_path / FILE, said.episode, "unsure", 0.0)
     assert judged_episodes(tmp_path / FILE) == []
-    (tmp_path / FILE).write_text("no database")
+    (tmp_path / FILE).write_text("no database", encoding="utf-8")
     with pytest.raises(ConfigFaults, match=FILE):
         read_footage([str(tmp_path)])

@@ -51,7 +51,9 @@ def coco(folder: Path, **changes: Any) -> Path:
     for number, name in enumerate(("a.png", "b.png")):
         draw(folder / "images" / "default" / name, number)
     (folder / "annotations").mkdir(exist_ok=True)
-    (folder / "annotations" / "instances_default.json").write_text(json.dumps(told, indent=1))
+    (folder / "annotations" / "instances_default.json").write_text(
+        json.dumps(told, indent=1), encoding="utf-8"
+    )
     return folder
 
 
@@ -60,10 +62,10 @@ def yolo(folder: Path, lines: str = "1 0.25 0.5 0.1 0.2\n", names: str = "car\np
     for number, name in enumerate("abc"):
         draw(folder / "images" / f"{name}.png", number)
     (folder / "labels").mkdir(exist_ok=True)
-    (folder / "classes.txt").write_text(names)
-    (folder / "notes.json").write_text("{}")
-    (folder / "labels" / "a.txt").write_text(lines)
-    (folder / "labels" / "b.txt").write_text("")
+    (folder / "classes.txt").write_text(names, encoding="utf-8")
+    (folder / "notes.json").write_text("{}", encoding="utf-8")
+    (folder / "labels" / "a.txt").write_text(lines, encoding="utf-8")
+    (folder / "labels" / "b.txt").write_text("", encoding="utf-8")
     return folder
 
 
@@ -90,11 +92,15 @@ def test_coco_as_cvat_writes_it(tmp_path: Path) -> None:
 
 def test_coco_as_label_studio_writes_it(tmp_path: Path) -> None:
     coco(tmp_path / "there")
-    text = (tmp_path / "there" / "annotations" / "instances_default.json").read_text()
+    text = (tmp_path / "there" / "annotations" / "instances_default.json").read_text(
+        encoding="utf-8"
+    )
     folder = tmp_path / "here"
     for name in ("a.png", "b.png"):
         draw(folder / "images" / name)
-    (folder / "result.json").write_text(text.replace('"a.png"', '"images\\\\a.png"'))
+    (folder / "result.json").write_text(
+        text.replace('"a.png"', '"images\\\\a.png"'), encoding="utf-8"
+    )
     assert len(read(folder)) == 2
 
 
@@ -121,15 +127,15 @@ def test_yolo_as_label_studio_writes_it(tmp_path: Path) -> None:
 def test_names_as_ultralytics_and_cvat_write_them(tmp_path: Path, yaml: str) -> None:
     yolo(tmp_path)
     (tmp_path / "classes.txt").unlink()
-    (tmp_path / "data.yaml").write_text(yaml)
+    (tmp_path / "data.yaml").write_text(yaml, encoding="utf-8")
     assert read_labelled(tmp_path, "mine").classes == ("car", "person")
 
 
 def test_yolo_as_darknet_and_cvat_write_it(tmp_path: Path) -> None:
     draw(tmp_path / "obj_train_data" / "a.png")
-    (tmp_path / "obj_train_data" / "a.txt").write_text("0 0.5 0.5 1 1\n")
-    (tmp_path / "obj.names").write_text("car\n")
-    (tmp_path / "obj.data").write_text("classes = 1\n")
+    (tmp_path / "obj_train_data" / "a.txt").write_text("0 0.5 0.5 1 1\n", encoding="utf-8")
+    (tmp_path / "obj.names").write_text("car\n", encoding="utf-8")
+    (tmp_path / "obj.data").write_text("classes = 1\n", encoding="utf-8")
     [one] = read(tmp_path)
     assert one.known is not None
     assert one.known.sure.xyxy.tolist() == [[0, 0, 192, 108]]
@@ -176,9 +182,9 @@ def test_odd_coco_is_refused_with_its_place(
 
 def test_json_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
     file = coco(tmp_path) / "annotations" / "instances_default.json"
-    lines = file.read_text().splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     lines[6] = "?"
-    file.write_text("\n".join(lines))
+    file.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(ConfigFaults, match=r"line 7: not JSON"):
         read(tmp_path)
 
@@ -211,7 +217,7 @@ def test_odd_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigFaults, match="must be a list of names"):
         read(yolo(tmp_path / "none", names="\n"))
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "classes.txt").write_text("car\n")
+    (tmp_path / "empty" / "classes.txt").write_text("car\n", encoding="utf-8")
     with pytest.raises(ConfigFaults, match="no picture in it"):
         read(tmp_path / "empty")
     many = yolo(tmp_path / "many", "nothing\n" * 100)
@@ -253,15 +259,15 @@ def test_whatever_stands_in_an_entry_is_read_or_refused(
     pictures: Path, key: str, field: str, odd: Any
 ) -> None:
     file = pictures / "annotations" / "instances_default.json"
-    whole = file.read_text()
+    whole = file.read_text(encoding="utf-8")
     told = json.loads(whole)
     told[key][0][field] = odd
     try:
-        file.write_text(json.dumps(told))
+        file.write_text(json.dumps(told), encoding="utf-8")
         with contextlib.suppress(ConfigFaults):
             read(pictures)
     finally:
-        file.write_text(whole)
+        file.write_text(whole, encoding="utf-8")
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[0-9]+( [0-9.e+-]+){4}", fullmatch=True))
@@ -282,9 +288,12 @@ def test_whatever_stands_in_a_line_is_read_or_refused(
 def test_json_that_is_too_deep_is_refused(tmp_path: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     file = coco(tmp_path) / "annotations" / "instances_default.json"
-    file.write_text(file.read_text().replace('"licenses": [', f'"licenses": [{deep},'))
-    told = file.read_text().replace('"annotations": [', f'"annotations": [{deep},')
-    file.write_text(told)
+    file.write_text(
+        file.read_text(encoding="utf-8").replace('"licenses": [', f'"licenses": [{deep},'),
+        encoding="utf-8",
+    )
+    told = file.read_text(encoding="utf-8").replace('"annotations": [', f'"annotations": [{deep},')
+    file.write_text(told, encoding="utf-8")
     with pytest.raises(ConfigFaults, match="not JSON"):
         read(tmp_path)
 
@@ -370,7 +379,7 @@ def test_pycocotools_reads_what_we_write(data: Path, tmp_path: Path) -> None:
 def test_nothing_is_written_over_and_nothing_half(data: Path, tmp_path: Path) -> None:
     files = [file for kept in kept_frames(data).values() for file in kept.files]
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    (tmp_path / "taken" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ConfigFaults, match="it exists and is not empty"):
         export(files, tmp_path / "taken", "coco")
     with pytest.raises(ConfigFaults, match="No such file or directory"):

@@ -124,7 +124,7 @@ def test_what_the_teacher_does_not_show_is_background_and_what_was_struck_is_lef
 
 def test_a_folder_that_is_not_its_own_is_refused(registry: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.txt").write_text("mine")
+    (tmp_path / "notes" / "thesis.txt").write_text("mine", encoding="utf-8")
     request = TrainRequest("street", STREETS, tmp_path / "notes", registry=registry)
     with pytest.raises(ConfigFaults, match="it is not empty"):
         train(request, NO_VIEWS, False, lambda _: ClassChoice((), {}), quiet)
@@ -133,7 +133,7 @@ def test_a_folder_that_is_not_its_own_is_refused(registry: Path, tmp_path: Path)
     (tmp_path / "notes" / ASKED).write_bytes(b"half")
     with pytest.raises(ConfigFaults, match=ASKED):
         train(request, NO_VIEWS, True, lambda _: ClassChoice((), {}), quiet)
-    assert (tmp_path / "notes" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "notes" / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_gpu_that_is_not_there_is_refused_first(

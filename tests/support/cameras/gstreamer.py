@@ -66,6 +66,7 @@ class GStreamerCamera:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            encoding="utf-8",
         )
         parser, payloader = _PAYLOADERS[codec]
         given = {"clip": str(clip), "mount": mount, "parser": parser, "payloader": payloader}

@@ -49,7 +49,9 @@ def environment_of(name: str, packages: Sequence[str]) -> Path:
         subprocess.run([*python, "venv", "--without-pip", folder], check=True)
         pip = [*python, "pip", "--python", str(folder), "install", "--no-compile"]
         pip += ["--quiet", "--disable-pip-version-check"]
-        made = subprocess.run([*pip, *packages], check=False, capture_output=True, text=True)
+        made = subprocess.run(
+            [*pip, *packages], check=False, capture_output=True, text=True, encoding="utf-8"
+        )
         if made.returncode:
             pytest.skip(f"{name} cannot be installed here: {made.stderr.strip()[-200:]}")
 
@@ -63,7 +65,9 @@ def _with_this_checkout(folder: Path) -> Path:
     """
     folder.mkdir()
     behind = [str(ROOT), *filter(os.path.isdir, sys.path)]
-    (folder / "sitecustomize.py").write_text(f"import sys\nsys.path += {behind!r}\n")
+    (folder / "sitecustomize.py").write_text(
+        f"import sys\nsys.path += {behind!r}\n", encoding="utf-8"
+    )
     return folder
 
 
@@ -82,13 +86,15 @@ def mlserver(
     environment = environment_of("mlserver-1.7.1", ["mlserver==1.7.1"])
     http, grpc = ports or (free_port(), free_port())
     shutil.copytree(DEPLOYED, folder, dirs_exist_ok=True)
-    settings = json.loads((folder / "settings.json").read_text())
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     settings |= {"http_port": http, "grpc_port": grpc, "metrics_port": free_port()}
-    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     model = folder / "framegate_heavy" / "model-settings.json"
     if told:
-        said = json.loads(model.read_text())
-        model.write_text(json.dumps(said | {"implementation": "told_runtime.ToldRuntime"}))
+        said = json.loads(model.read_text(encoding="utf-8"))
+        model.write_text(
+            json.dumps(said | {"implementation": "told_runtime.ToldRuntime"}), encoding="utf-8"
+        )
         shutil.copy(Path(__file__).with_name("told_runtime.py"), model.parent)
     command = [*before, str(environment / "bin" / "mlserver"), "start", str(folder)]
     variables = os.environ | {
@@ -117,11 +123,11 @@ def triton(folder: Path) -> Iterator[Served]:
     shutil.copy(stub, folder / "backends" / "python")
     model = folder / "models" / "framegate_heavy"
     (model / "1").mkdir(parents=True)
-    (model / "config.pbtxt").write_text(_triton_config())
+    (model / "config.pbtxt").write_text(_triton_config(), encoding="utf-8")
     paths = f"import sys\nsys.path[:0] = {[str(ROOT), str(purelib)]!r}\n"
-    text = Path(__file__).with_name("told_triton.py").read_text()
+    text = Path(__file__).with_name("told_triton.py").read_text(encoding="utf-8")
     (model / "1" / "model.py").write_text(
-        paths + text.replace("from __future__ import annotations\n", "")
+        paths + text.replace("from __future__ import annotations\n", ""), encoding="utf-8"
     )
     http, grpc = free_port(), free_port()
     command = [
@@ -183,4 +189,4 @@ def _wait_until_ready(served: Served, folder: Path, before: Sequence[str] = ()) 
     url = f"{served.http}/v2/models/framegate_heavy/ready"
     probe = [*before, sys.executable, "-c", _PROBE, url, str(DEADLINE_S)]
     ready = subprocess.run(probe, check=False).returncode == 0
-    assert ready, (folder / "server.log").read_text()[-3000:]
+    assert ready, (folder / "server.log").read_text(encoding="utf-8")[-3000:]
