@@ -12,8 +12,9 @@ Four rules are additions. A box of another class continues a track only if the o
 (`other_iou`), so that a bicycle does not take the track of its rider. The class of a track is the
 class with the largest sum of scores, so that a van that is sometimes detected as a truck keeps one
 label. A lost object at rest is recognised by its place only, see `resting`. Soon after its last
-box, an object cannot be far from where it is expected, so the overlap must be larger (`soon_iou`);
-otherwise a number jumps to the next parked car in the frame in which its own car is not detected.
+box, an object with an id cannot be far from where it is expected, so the overlap must be larger
+(`soon_iou`); otherwise a number jumps to the next parked car in the frame in which its own car is
+not detected. A track without an id has no speed, so its object may be further away.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class TrackSettings:
     other_iou     0..1, smallest overlap of a match with a box of another class
     rest_s        seconds in one place after which an object is at rest; None: none is
     rest_iou      0..1, smallest overlap of a box with the place of a lost object at rest
-    soon_s        seconds after its last box in which an object cannot move far; 0: none
+    soon_s        seconds after its last box in which an object with an id cannot move far; 0: none
     soon_iou      0..1, smallest overlap of a match in this time
     """
 
@@ -254,7 +255,7 @@ def _overlap(
     expected = np.where(at_rest[:, None], tracks.place[rows], tracks.mean[rows, :4])
     overlap = _iou(expected, detected)
     overlap[at_rest[:, None] & (overlap < settings.rest_iou)] = 0
-    is_soon = tracks.lost_s[rows] <= settings.soon_s
+    is_soon = (tracks.lost_s[rows] <= settings.soon_s) & (tracks.ids[rows] > 0)
     overlap[is_soon[:, None] & (overlap < settings.soon_iou)] = 0
     return overlap
 

@@ -11,7 +11,7 @@ from framegate.models.tracking.calm import CalmSettings
 CALM: Final = CalmSettings()
 # A track begins with whatever a single look would show, so that what is shown has one; candidates
 # continue it, taken for something else only where they lie on it. `soon_s` is three periods at 25
-# frames/s: below 8 frames/s a larger overlap loses objects that move fast.
+# frames/s: below 8 frames/s a larger overlap loses the numbers of objects that move fast.
 TRACKS: Final = TrackSettings(
     high=CALM.shown,
     low=CALM.candidate,

@@ -204,6 +204,16 @@ def test_a_number_does_not_jump_to_the_next_car_while_its_own_is_not_detected(la
     assert step(state, beside, 0.08 + later_s, chosen)[1].tolist() == [expected]
 
 
+@pytest.mark.parametrize("rate", [8, 10, 12.5, 25])
+def test_a_fast_object_gets_an_id_at_its_second_box_at_any_rate(rate):
+    """In each frame it moves by .8 of its width: the first two boxes overlap by .2 / 1.8 = .11."""
+    chosen, state, all_ids = TrackSettings(soon_s=0.13, soon_iou=0.3), no_tracks(), []
+    for n in range(6):
+        state, ids = step(state, boxes([(24 * n, 0, 24 * n + 30, 60, 0.9)]), n / rate, chosen)
+        all_ids += ids.tolist()
+    assert all_ids == [0, 1, 1, 1, 1, 1]
+
+
 def test_a_tracks_class_is_the_majority_of_its_sightings_by_score():
     """Van, truck, van, truck, truck: .6, .6 < 1.1 ... the truck leads from 1.6 over 1.5 on."""
     state, names = no_tracks(), []
