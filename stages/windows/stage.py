@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
@@ -33,6 +34,9 @@ from framegate.stages.windows.object_window import (
     watched,
 )
 
+log = logging.getLogger(__name__)
+
+LAYOUT: Final = 1  # of the stored windows; each change of ObjectWindow or TrackEvidence adds 1
 # Seconds without the object after which its track has ended. The tracker continues a track that
 # was lost for up to one second of looks.
 END_S: Final = 5.0
@@ -61,12 +65,15 @@ class WindowsState(msgspec.Struct, frozen=True, array_like=True):
     size     width and height of the picture, pixels
     windows  reference to the windows in the stage's plane; None: there is none
     begun    the newest visits in short, at most MAX_BEGINNINGS. A power cut can lose the plane
+    layout   LAYOUT of the version that wrote the windows; 0: it did not number them. A version with
+             another layout loses the windows instead of misreading them
     """
 
     at: StoredMoment | None = None
     size: tuple[int, int] = (1, 1)
     windows: PlaneRef | None = None
     begun: tuple[Beginning, ...] = ()
+    layout: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,13 @@ class Windows(Stage[WindowsState]):
         if live is not None and (stored is state or stored == state):
             return live
         data: bytes | None = None
-        if state.windows is not None:
+        if state.windows is not None and state.layout != LAYOUT:
+            log.warning(
+                "%s: another version of Framegate stored the windows of its objects (layout %d; "
+                "this one reads %d): they begin again, and %d visits keep only their beginning",
+                source, state.layout, LAYOUT, len(state.begun),
+            )  # fmt: skip
+        elif state.windows is not None:
             data = self._plane(source).read(state.windows)
         if data is None:
             lost = [_lost_window(each, state.at or each.began) for each in state.begun]
@@ -189,7 +202,7 @@ class Windows(Stage[WindowsState]):
                 if each.began is not None
             )
             state = msgspec.structs.replace(
-                state, windows=reference, begun=shorts[-MAX_BEGINNINGS:]
+                state, windows=reference, begun=shorts[-MAX_BEGINNINGS:], layout=LAYOUT
             )
         self._live[source] = state, windows
         return state

@@ -12,10 +12,17 @@ import pytest
 from framegate import testing
 from framegate.models.colours import NAMES as COLOURS
 from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Object, Origin, failed_result
 from framegate.pipeline.contracts.visits import MAX_BYTES, MAX_POINTS, Colour, PathPoint, Visit
 from framegate.stages.detections import Detections, SeenObject
-from framegate.stages.windows.stage import END_S, MAX_WINDOWS, Windows, WindowsOptions
+from framegate.stages.windows.stage import (
+    END_S,
+    MAX_WINDOWS,
+    Windows,
+    WindowsOptions,
+    WindowsState,
+)
 from framegate.testing import Harness
 
 FPS = 10
@@ -122,6 +129,28 @@ def test_a_visit_is_told_once_even_if_the_memory_of_the_machine_is_lost() -> Non
     (visit,) = visits_of(frames, restart_at=35, lose=True)
     assert (visit.id, visit.began) == (expected.id, expected.began)
     assert visit.path == ()
+
+
+def test_windows_of_another_layout_begin_again(caplog: pytest.LogCaptureFixture) -> None:
+    """An earlier version stored five fields, in an order that this one cannot read."""
+    frames = [*map(detections, walk(3)), *[detections({})] * GONE]
+    given = list(inputs(len(frames)))
+    first = Harness(Windows, before="detect")
+    first.feed(given[:20], frames[:20])
+    state = first.state("clip")
+    assert state.at is not None
+    position = Position(state.at.epoch, state.at.seq)
+    plane = first.context.plane("clip", 1 << 16)
+    unreadable = records.encode(((1, "person", state.at, [0.3, None]),))
+    older = msgspec.structs.replace(state, windows=plane.write(position, unreadable, None))
+    stored = records.decode(records.encode(msgspec.structs.astuple(older)[:4]), WindowsState)
+    after = Harness(Windows, before="detect")
+    after.stage = Windows(WindowsOptions(), first.context)
+    after._states = {"clip": stored}
+    outputs = after.feed(given[20:], frames[20:])
+    (visit,) = [visit for output in outputs if output is not None for visit in output.visits]
+    assert (visit.track, visit.began.seq) == (1, 0)
+    assert "begin again" in caplog.text
 
 
 def test_windows_are_bounded() -> None:
