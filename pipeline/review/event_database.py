@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
+from framegate.pipeline.review.visit_rows import restore_searched
 
 FILE: Final = "events.db"  # in the data folder
 VERSION: Final = 5
@@ -136,10 +137,23 @@ DROP TABLE former_lost;
 DROP TABLE former_stream;
 {_BY_FRAME}
 """
-FROM_4: Final = f"""{_BY_STAGE}DROP TABLE visits;
-DROP TABLE mark;
-{_VISITS}"""
-"""Statements that bring a database of version 4 to the present one. No release wrote version 4."""
+_KEPT_4: Final = (
+    "id, source, track, label, began_epoch, began_seq, began_media_s, began_captured, last_epoch,"
+    " last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s, stops,"
+    " mean_score, top_score, looks, colours, feature, feature_model, sounds, kept"
+)
+FROM_4: Final = f"""{_BY_STAGE}ALTER TABLE visits RENAME TO former_visits;
+ALTER TABLE mark RENAME TO former_mark;
+DROP INDEX visits_by_time;
+DROP INDEX visits_by_age;
+{_VISITS}INSERT INTO visits ({_KEPT_4}) SELECT {_KEPT_4} FROM former_visits ORDER BY rowid;
+INSERT INTO mark SELECT name, visit, is_alike, marked FROM former_mark;
+DROP TABLE former_visits;
+DROP TABLE former_mark;
+"""
+"""Statements that bring a database of version 4 to the present one, with its visits and marks. The
+streams have no such visits any more, and `restore_searched` makes their rows of `searched`.
+"""
 
 FROM_3: Final = f"""
 ALTER TABLE episode ADD COLUMN muted TEXT;
@@ -235,6 +249,8 @@ def upgrade(database: sqlite3.Connection) -> int:
         script = FROM_4
     for statement in script.split(";\n"):
         database.execute(statement)
+    if version == 4:
+        restore_searched(database)
     database.execute(f"PRAGMA user_version = {VERSION}")
     return version
 

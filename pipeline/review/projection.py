@@ -8,6 +8,7 @@ continues without gaps or duplicates, and reading an entry twice changes nothing
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,12 @@ from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import Visit, VisitEntry
 from framegate.pipeline.recording.durable import transaction
-from framegate.pipeline.review.event_database import date_rows, open_database, upgrade
+from framegate.pipeline.review.event_database import (
+    VERSION,
+    date_rows,
+    open_database,
+    upgrade,
+)
 from framegate.pipeline.review.visit_rows import add_searched
 from framegate.pipeline.system.clocks import (
     HostClock,
@@ -31,6 +37,8 @@ from framegate.pipeline.system.clocks import (
     kept_time,
     read_host_clock,
 )
+
+log = logging.getLogger(__name__)
 
 PAGES: Final = 2000  # of the file that one call of `keep` returns to the file system
 
@@ -94,6 +102,16 @@ class Projection:
             kept_s = self._kept_time(database)
             if earlier == 2:
                 date_rows(database, kept_s)
+        if 0 < earlier < VERSION:
+            visits, marks, verdicts = self._database.execute(
+                "SELECT (SELECT count(*) FROM visits), (SELECT count(*) FROM mark),"
+                " (SELECT count(*) FROM verdict)"
+            ).fetchone()
+            log.info(
+                "the database of episodes was upgraded from version %d to %d with all episodes, "
+                "%d verdicts, %d visits and %d marks",
+                earlier, VERSION, verdicts, visits, marks,
+            )  # fmt: skip
 
     def _kept_time(self, database: sqlite3.Connection) -> float:
         """Return the kept time now, and store it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -168,3 +169,50 @@ def test_marks_are_kept_changed_and_removed(projection: Projection, tmp_path: Pa
     projection.keep(12, 0.0)  # the oldest eight visits go, and their marks with them
     with opened(file) as database:
         assert {each.name: each.alike for each in all_marks(database)} == {"van": 1}
+
+
+# Of version 4, by hand: visits without a number, and streams without a stage.
+TO_4 = """
+DROP TABLE searched;
+DROP TABLE picture;
+DROP INDEX by_frame;
+DROP TABLE lost;
+DROP TABLE stream;
+CREATE TABLE lost (
+  source TEXT NOT NULL, after TEXT NOT NULL, before TEXT NOT NULL, PRIMARY KEY (source, after)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE stream (
+  source TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  frame_epoch INTEGER NOT NULL, frame_seq INTEGER NOT NULL, captured REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+DROP TABLE visits;
+ALTER TABLE former RENAME TO visits;
+CREATE INDEX visits_by_time ON visits (began_captured, source, label);
+CREATE INDEX visits_by_age ON visits (kept, began_epoch, began_seq, id);
+ALTER TABLE visits ADD COLUMN episodes TEXT NOT NULL DEFAULT '[]';
+PRAGMA user_version = 4;
+"""
+
+
+def test_an_upgrade_keeps_visits_and_marks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / FILE
+    projection = Projection(file)
+    projection.take([entry(100, START, *range(1, 21))])
+    mark_visit(file, "van", there(3).id, True, 1.0)
+    mark_visit(file, "van", there(4).id, False, 2.0)
+    projection.close()
+    with closing(sqlite3.connect(file)) as database:
+        columns = database.execute("SELECT name FROM pragma_table_info('visits')").fetchall()
+        names = ", ".join(name for (name,) in columns if name != "number")
+        database.executescript(f"CREATE TABLE former AS SELECT {names} FROM visits;")
+        database.executescript(TO_4)
+    for _ in range(2):  # in memory by a reader, then in the file by a run
+        with opened(file) as database:
+            assert [each.id for each in all_visits(database)] == [there(n).id for n in range(1, 21)]
+            assert marks_of(database, "van") == {there(3).id: True, there(4).id: False}
+            assert search(VisitIndex(), database, VisitQuery(words="car")).matching == 10
+        with caplog.at_level("INFO"):
+            Projection(file).close()
+    assert caplog.text.count("20 visits and 2 marks") == 1
