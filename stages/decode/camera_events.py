@@ -164,6 +164,12 @@ def _client(service: str, user: str, password: str) -> OnvifClient:
         def _raw_post(self, *, read_timeout_s: float | None, **request: Any) -> Any:  # noqa: ARG002
             return super()._raw_post(read_timeout_s=None, **request)
 
+    # By default onveef answers a request for a Basic login, which is the password in the clear.
     return PullClient(
-        service, username=user, password=password, timeout_s=_ANSWER_S, verify_tls=False
+        service,
+        username=user,
+        password=password,
+        timeout_s=_ANSWER_S,
+        verify_tls=False,
+        http_auth="digest",
     )

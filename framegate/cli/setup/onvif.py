@@ -90,8 +90,15 @@ def _query(service: str, host: str, name: str, user: str, password: str) -> Disc
     from onveef.exceptions import OnvifAuthError, OnvifError
 
     try:
+        # By default onveef answers a request for a Basic login, which is the password in the clear,
+        # and any device of the network can request one.
         with OnvifClient(
-            service, username=user, password=password, timeout_s=ANSWER_S, verify_tls=False
+            service,
+            username=user,
+            password=password,
+            timeout_s=ANSWER_S,
+            verify_tls=False,
+            http_auth="digest",
         ) as client:
             streams: dict[str, OnvifStream] = {}
             for profile in client.get_profiles():

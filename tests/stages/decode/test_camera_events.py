@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from framegate.cli.setup.onvif import _query
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.camera_events import ACTIVE_S, CameraEvents, states_after
 from framegate.stages.decode.options import DecodeOptions
 from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
-from tests.support.cameras.onvif_events import EventService, notification
+from tests.support.cameras.onvif_events import EventService, RefusingService, notification
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.runs import wait_until
 
@@ -101,6 +102,22 @@ def test_a_camera_that_refuses_the_login_gives_no_events(
     assert "wrong" not in caplog.text
     events.stop()
     events.join(10.0)
+
+
+@pytest.mark.parametrize("challenge", ["", 'Basic realm="camera"'])
+def test_the_password_is_never_sent_in_the_clear(
+    caplog: pytest.LogCaptureFixture, challenge: str
+) -> None:
+    with closing(RefusingService(challenge)) as service:
+        events = CameraEvents(service.url, STREAM)
+        events.start()
+        wait_until("it is logged", lambda: "no events by ONVIF" in caplog.text)
+        events.stop()
+        events.join(10.0)
+        camera = _query(service.url, "127.0.0.1", "Door", *LOGIN)
+        assert camera.fault
+        assert service.logins
+        assert set(service.logins) == {None}
 
 
 def test_an_event_of_the_camera_wakes_it(tmp_path: Path, service: EventService) -> None:

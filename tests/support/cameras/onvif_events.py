@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from tests.support.onvif_camera import Service
 
@@ -57,6 +58,45 @@ class EventService(ThreadingHTTPServer):
     def close(self) -> None:
         self.shutdown()
         self.server_close()
+
+
+class RefusingService(ThreadingHTTPServer):
+    """A service that answers each request with 401 and this challenge; "": without one.
+
+    logins  the Authorization of each request; None: it had none
+    """
+
+    daemon_threads = True
+
+    def __init__(self, challenge: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Refuses)
+        self.challenge = challenge
+        self.logins: list[str | None] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/onvif/device_service"
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    server: RefusingService
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.logins.append(self.headers.get("Authorization"))
+        self.send_response(401)
+        if self.server.challenge:
+            self.send_header("WWW-Authenticate", self.server.challenge)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
 
 
 class _Answers(Service):
