@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -45,8 +45,9 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     seen     colours and features of the tracked objects that were looked at
     feature_model  model of detect that computed these features
     candidates  tracked objects whose scores are too low to be published
-    sure     score from which one look is enough to publish an object; 0: unknown, or nothing is
-             compared, or the user has set the lowest score
+    sure     for the labels of its objects and candidates, the score from which one look is enough
+             to publish an object; 0 or none: unknown, or there is no gate, or the user has set the
+             lowest score
     """
 
     outcome: Outcome
@@ -69,7 +70,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     seen: tuple[SeenObject, ...] = ()
     feature_model: str = ""
     candidates: tuple[Object, ...] = ()
-    sure: float = 0.0
+    sure: Mapping[str, float] = {}
 
     def share_looked_at(self, box: Box) -> float:
         """Return the share of a box in source pixels that one look of the network covers, 0..1."""

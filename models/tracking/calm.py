@@ -257,13 +257,15 @@ def least_of_candidates(class_ids: IntArray, settings: CalmSettings) -> FloatArr
     return least
 
 
-def sure_score(settings: CalmSettings) -> float:
-    """Return the score from which a first look publishes an object; 0 if a user has set the lowest
-    score, see `least_of_candidates`.
+def sure_score(class_id: int, settings: CalmSettings) -> float:
+    """Return the score from which a first look publishes an object of a class; 0 if a user has set
+    the lowest score of the class, see `least_of_candidates`.
     """
-    if settings.kept >= settings.shown:
+    own = {each: (shown, kept) for each, shown, kept in settings.own}
+    shown, kept = own.get(class_id, (settings.shown, settings.kept))
+    if kept >= shown:
         return 0.0
-    return round(settings.shown + settings.first, 4)
+    return round(shown + settings.first, 4)
 
 
 def _doubles(xyxy: FloatArray, appears: BoolArray) -> BoolArray:

@@ -26,7 +26,7 @@ from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
 from framegate.models.tracking import score_thresholds
-from framegate.models.tracking.calm import CalmSettings
+from framegate.models.tracking.calm import CalmSettings, sure_score
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.stage import Context
@@ -52,6 +52,7 @@ class ServedModel:
     models    names of the networks for results
     identity  digest of all that decides its boxes; the memory of another identity is useless
     labels    digest of its labels; tracks continue between models with the same labels
+    sure      for each label, the score from which a first look publishes an object; see sure_score
 
     Thread rule: one thread at a time.
     """
@@ -63,6 +64,10 @@ class ServedModel:
         facts = using.policy_id, *(member.facts for member in using.members)
         self.identity: str = _digest(facts)
         self.labels: str = _digest(using.labels)
+        self.sure: Mapping[str, float] = {
+            label: sure_score(class_id, settings.calm)
+            for class_id, label in enumerate(using.labels)
+        }
         self._recalls: dict[str, Recall] = {}
 
     def run_once(self, width: int, height: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,12 @@ def detections_of(
     gate: GateView | None = None,
     labels: Sequence[str] = coco.LABELS,
     objects: tuple[Object, ...] | None = None,
-    sure: float = 0.0,
+    sure: Mapping[str, float] | None = None,
 ) -> Detections:
     """Return the output of detect for a frame.
 
     objects  as `as_objects` returns them for the estimate; None: make them
-    sure     as in Detections
+    sure     as in Detections; None: unknown
     """
     if objects is None:
         objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
@@ -47,7 +47,7 @@ def detections_of(
         changes=changes,
         gate=gate,
         looks=plan.areas,
-        sure=sure,
+        sure=sure or {},
     )
 
 

@@ -21,7 +21,6 @@ from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.picture import as_picture
-from framegate.models.tracking.calm import sure_score
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
@@ -213,7 +212,7 @@ class Detect(Stage[DetectState]):
             plan, estimate, beside = self._look(item, now, whole_boxes.get(row), served)
             live[source] = now.after(estimate.memory, estimate.tracks)
             last[source] = item
-            output = self._output(item, plan, estimate, served)
+            output = self._output(item, plan, estimate, served, beside.candidates)
             if beside.seen or beside.candidates:
                 output = msgspec.structs.replace(
                     output, feature_model=_feature_model(beside, served), **beside._asdict()
@@ -333,16 +332,21 @@ class Detect(Stage[DetectState]):
         return plan, estimate, BesidePublished(seen, found)
 
     def _output(
-        self, item: Item, plan: LookPlan, estimate: Estimate, served: ServedModel
+        self,
+        item: Item,
+        plan: LookPlan,
+        estimate: Estimate,
+        served: ServedModel,
+        hidden: Sequence[Object],
     ) -> Detections:
         view: GateView | None = None
         if self.options.gate.view:
             view = view_of(plan, item.record.form, served.settings.plan.long_side)
         labels = served.detector.labels
         objects = self._objects_of(item.source, estimate, labels)
-        sure = 0.0
+        sure: Mapping[str, float] = {}
         if self.options.gate.mode != "off":
-            sure = sure_score(served.settings.calm)
+            sure = {each.label: served.sure[each.label] for each in (*objects, *hidden)}
         return detections_of(plan, estimate, served.models, view, labels, objects, sure)
 
     def _keep_changes(self, item: Item, plan: LookPlan, output: Detections) -> None:

@@ -10,7 +10,7 @@ docs/decisions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.results import Object
@@ -104,12 +104,14 @@ def is_moving(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
     return evidence.heights_moved(detected) > _MOVED
 
 
-def is_unsure(evidence: TrackEvidence, detected: Object, sure: float) -> bool:
+def is_unsure(evidence: TrackEvidence, detected: Object, sure: Mapping[str, float]) -> bool:
     """Return whether an object may be furniture: a living thing that was never sure.
 
     sure  as in Detections
     """
-    return evidence.top < sure and detected.label in LIVING and detected.origin != "escalated"
+    if detected.label not in LIVING or detected.origin == "escalated":
+        return False
+    return evidence.top < sure.get(detected.label, 0.0)
 
 
 def stirs(detected: Object, changes: ChangedParts | None) -> bool:
@@ -117,7 +119,9 @@ def stirs(detected: Object, changes: ChangedParts | None) -> bool:
     return changes is not None and changes.share_of(detected.box) > _STIRRED
 
 
-def is_furniture(evidence: TrackEvidence, detected: Object, ms: int, sure: float) -> bool:
+def is_furniture(
+    evidence: TrackEvidence, detected: Object, ms: int, sure: Mapping[str, float]
+) -> bool:
     """Return whether an object is not published, because it was never sure and nothing shows that
     it lives: it never moved, and the picture in its box hardly ever changed.
 

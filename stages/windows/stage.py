@@ -134,7 +134,7 @@ class Windows(Stage[WindowsState]):
                     seen=(),
                     feature_model="",
                     candidates=(),
-                    sure=0.0,
+                    sure={},
                 )
             outputs.append(output)
         for source, windows in live.items():

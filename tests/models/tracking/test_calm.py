@@ -131,10 +131,18 @@ def test_a_weak_first_look_needs_a_second() -> None:
 
 def test_a_sure_score_publishes_a_first_look_and_a_score_of_a_user_has_none() -> None:
     calm, _ = settings_for(0.39)
-    sure = sure_score(calm)
+    sure = sure_score(2, calm)
     assert show([frame((0, 0.0, 2, sure + 0.001))], calm)[0]
     assert not show([frame((0, 0.0, 2, sure - 0.001))], calm)[0]
-    assert sure_score(settings_for(0.39, exactly=True)[0]) == 0
+    assert sure_score(2, settings_for(0.39, exactly=True)[0]) == 0
+
+
+def test_a_class_has_a_sure_score_of_its_own() -> None:
+    """A user has set the lowest score of class 1; that of class 2 is from the model."""
+    chosen = replace(PLAIN, kept=0.27, first=0.05, own=((1, 0.41, 0.41), (2, 0.6, 0.54)))
+    assert sure_score(1, chosen) == 0
+    assert sure_score(2, chosen) == pytest.approx(0.65)
+    assert sure_score(3, chosen) == pytest.approx(PLAIN.shown + 0.05)
 
 
 def test_a_carried_box_is_no_evidence() -> None:

@@ -290,6 +290,8 @@ def test_a_tuned_model_brings_least_scores_and_what_a_user_says_wins(
     assert own["one of them"][person] == pytest.approx(0.3 * calm)
     assert own["one of them"][car] == kept["one of them"][car] == 0.5
     assert kept["its own"][car] < own["its own"][car]
+    assert least["one of them"].sure["car"] == 0  # a user's: no object of it is hidden
+    assert least["one of them"].sure["person"] > own["one of them"][person]
     assert own["all"] == {}
     assert least["all"].settings.calm.shown == least["all"].settings.calm.kept == 0.4
     assert least["its own"].detector.class_ids == (person, car)

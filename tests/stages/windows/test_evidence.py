@@ -9,6 +9,7 @@ import msgspec
 from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Object, Origin
 from framegate.stages.detections import ChangedParts, Detections
+from framegate.stages.windows.evidence import TrackEvidence, is_unsure
 from framegate.stages.windows.stage import ObjectWindows, step
 
 FPS = 10
@@ -93,7 +94,9 @@ def times_shown(
         changes = None
         if number in stirs_at:
             changes = STIRS
-        given = Detections("detected", "whole", "changed", (each,), (), changes=changes, sure=sure)
+        given = Detections(
+            "detected", "whole", "changed", (each,), (), changes=changes, sure={each.label: sure}
+        )
         now = StoredMoment(1, number, number / FPS, 0.0)
         windows, after = step(windows, given, before, now)
         before = now
@@ -120,6 +123,12 @@ def test_what_was_sure_or_moved_once_is_no_furniture() -> None:
 def test_a_thing_that_does_not_live_and_a_score_of_a_user_are_no_furniture() -> None:
     assert times_shown([person(50.0, 0.4, "car")] * 80) == [*range(80)]
     assert times_shown([person(50.0, 0.4)] * 80, sure=0.0) == [*range(80)]
+
+
+def test_the_score_of_another_class_decides_nothing() -> None:
+    assert is_unsure(TrackEvidence(), person(50.0, 0.4), {"person": SURE})
+    assert not is_unsure(TrackEvidence(), person(50.0, 0.4), {"person": 0.0, "dog": SURE})
+    assert not is_unsure(TrackEvidence(), person(50.0, 0.4), {"dog": SURE})
 
 
 def test_a_promise_has_the_objects_of_its_audits() -> None:
