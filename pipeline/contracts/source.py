@@ -72,6 +72,7 @@ class Request(msgspec.Struct, frozen=True):
     least, most  lowest and highest grey level from which a part of a key frame differs; None: those
                of the gate
     onvif      URL of the camera's ONVIF service, without a login; its events wake a lazy source
+    name       name of the source, for messages
     """
 
     url: str
@@ -88,6 +89,7 @@ class Request(msgspec.Struct, frozen=True):
     least: float | None = None
     most: float | None = None
     onvif: str = ""
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Remember the secrets of the URLs, so that this process hides them in all messages."""

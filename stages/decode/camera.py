@@ -282,11 +282,12 @@ class CameraSource:
         request = self._request
         if self._lazy is None or not request.onvif:
             return
-        events = CameraEvents(request.onvif, request.url)
+        events = CameraEvents(request.name, request.onvif, request.url)
         try:
             events.start()
         except RuntimeError as error:
-            log.warning("%s: no events by ONVIF: %s", shown(request.onvif, True), error)
+            place = shown(request.onvif, True)
+            log.warning("source %s: no events by ONVIF from %s: %s", request.name, place, error)
             return
         self._events = events
 

@@ -11,21 +11,24 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.system.retry import Backoff
 
 if TYPE_CHECKING:
-    from onveef import OnvifClient
+    from onveef import OnvifClient, PullPointSubscription
 
 log = logging.getLogger(__name__)
 
 ACTIVE_S: Final = 300.0  # after its last message, a state that never ended counts as ended
 _MOST_ACTIVE: Final = 64
 _POLL: Final = "PT5S"  # the thread ends at most so long after `stop`
+_MOST_MESSAGES: Final = 100  # in the answer of a poll
+_LEAST_POLL_S: Final = 1.0  # some cameras answer at once, although they have no message
 _ANSWER_S: Final = 10.0  # more than a poll
+_REFUSED: Final = Backoff(first_s=3600.0, most_s=86_400.0)  # frequent attempts may lock the account
 # Topics (ONVIF Analytics and Imaging) without their namespaces. Others report, for example, that a
 # disk is full.
 _TOPICS: Final = ("RuleEngine/", "VideoAnalytics/", "VideoSource/MotionAlarm")
@@ -82,18 +85,61 @@ def _state(data: Mapping[str, str]) -> bool | None:
     return any(known)
 
 
+class Login(NamedTuple):
+    """A login at the ONVIF service of a camera."""
+
+    service: str
+    user: str
+    password: str
+
+
+class Refusals:
+    """The logins that cameras refused in this process, and when each may be tried again.
+
+    A thread that listens ends with the connection of its stream, so it cannot count them itself.
+    Any thread. Times are monotonic seconds.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[Login, tuple[int, float]] = {}
+
+    def until(self, login: Login) -> float:
+        """Return the time before which this login must not be tried."""
+        return self._counts.get(login, (0, 0.0))[1]
+
+    def add(self, login: Login, now: float, chance: float) -> float:
+        """Count a refusal; return the seconds to wait. chance: 0 to 1"""
+        count = self._counts.get(login, (0, 0.0))[0] + 1
+        delay_s = _REFUSED.delay_s(count, chance)
+        self._counts[login] = (count, now + delay_s)
+        return delay_s
+
+    def forget(self, login: Login) -> None:
+        """Forget the refusals of a login that was accepted."""
+        self._counts.pop(login, None)
+
+
+refusals: Final = Refusals()
+
+
+class _LoginRefused(Exception):
+    """The camera refused the login before it answered a poll."""
+
+
 class CameraEvents(threading.Thread):
     """Listens to the events of a camera until `stop`; it tries again forever, with backoff."""
 
-    def __init__(self, service: str, stream: str) -> None:
+    def __init__(self, source: str, service: str, stream: str) -> None:
         """Prepare the thread.
 
+        source   name of the source, for messages
         service  URL of the camera's ONVIF device service
         stream   URL of a stream of the camera, whose login is used. It is sent as a digest
         """
         super().__init__(name="camera-events", daemon=True)
-        self._service = service
-        self._stream = stream
+        parts = urlsplit(stream)
+        self._source = source
+        self._login = Login(service, unquote(parts.username or ""), unquote(parts.password or ""))
         self._stopping = threading.Event()
         self._news = threading.Event()
         self._active: ActiveUntil = {}
@@ -115,27 +161,45 @@ class CameraEvents(threading.Thread):
     def run(self) -> None:
         """Listen, and log a failure once until it differs."""
         failures = 0
+        self._stopping.wait(max(0.0, refusals.until(self._login) - time.monotonic()))
         while not self._stopping.is_set():
             began = time.monotonic()
+            delay_s = 0.0
             try:
                 self._listen()
+            except _LoginRefused:
+                delay_s = refusals.add(self._login, time.monotonic(), random.random())
+                self._note(
+                    "the camera refuses the login of the stream. Add this user to its ONVIF users, "
+                    f"and start the source again; else the next attempt is in {delay_s / 60:.0f} "
+                    "min, because attempts may lock the account"
+                )
             except Exception as error:  # onveef's and its HTTP client's own
-                self._note(error)
+                self._note(f"{type(error).__name__}: {error}")
             self._active = {}
             failures += 1
             if time.monotonic() - began > self._backoff.most_s:
                 failures = 1
-            self._stopping.wait(self._backoff.delay_s(failures, random.random()))
+            self._stopping.wait(delay_s or self._backoff.delay_s(failures, random.random()))
 
     def _listen(self) -> None:
-        login = urlsplit(self._stream)
-        user, password = unquote(login.username or ""), unquote(login.password or "")
-        with (
-            _client(self._service, user, password) as client,
-            client.pull_point(timeout=_POLL) as subscription,
-        ):
-            while not self._stopping.is_set():
-                self._see(subscription.pull())
+        # Only a source with events needs the package and its HTTP client.
+        from onveef.exceptions import OnvifAuthError
+
+        is_accepted = False
+        try:
+            with _client(self._login) as client, _subscription(client) as subscription:
+                while not self._stopping.is_set():
+                    began = time.monotonic()
+                    messages = subscription.pull()
+                    is_accepted = True
+                    refusals.forget(self._login)
+                    self._see(messages)
+                    self._stopping.wait(max(0.0, began + _LEAST_POLL_S - time.monotonic()))
+        except OnvifAuthError as error:
+            if is_accepted:  # for example, the clock of the camera was set
+                raise
+            raise _LoginRefused from error
 
     def _see(self, messages: Sequence[Mapping[str, Any]]) -> None:
         self._fault = ""
@@ -143,16 +207,27 @@ class CameraEvents(threading.Thread):
         if is_event:
             self._news.set()
 
-    def _note(self, error: Exception) -> None:
-        fault = redacted(f"{type(error).__name__}: {error}")
+    def _note(self, fault: str) -> None:
         if fault != self._fault:
             self._fault = fault
-            log.warning("%s: no events by ONVIF: %s", shown(self._service, True), fault)
+            place = shown(self._login.service, True)
+            fault = redacted(fault)
+            log.warning("source %s: no events by ONVIF from %s: %s", self._source, place, fault)
 
 
-def _client(service: str, user: str, password: str) -> OnvifClient:
+def _subscription(client: OnvifClient) -> PullPointSubscription:
+    """Subscribe to the events of a camera."""
+    from onveef import OnvifEndpoint
+
+    # `pull_point` would discover the services itself, and report each failure as a camera without
+    # events.
+    services = client.discover_services()
+    client.set_endpoint(OnvifEndpoint(client.endpoint.device_xaddr, services))
+    return client.pull_point(timeout=_POLL, message_limit=_MOST_MESSAGES)
+
+
+def _client(login: Login) -> OnvifClient:
     """Return a client that is not connected yet."""
-    # Only a source with events needs the package and its HTTP client.
     from onveef import OnvifClient
 
     class PullClient(OnvifClient):
@@ -166,9 +241,9 @@ def _client(service: str, user: str, password: str) -> OnvifClient:
 
     # By default onveef answers a request for a Basic login, which is the password in the clear.
     return PullClient(
-        service,
-        username=user,
-        password=password,
+        login.service,
+        username=login.user,
+        password=login.password,
         timeout_s=_ANSWER_S,
         verify_tls=False,
         http_auth="digest",

@@ -37,6 +37,7 @@ logging.info("opening %s", URL)
 logging.getLogger("uvicorn.error").error("at %s", URL)
 to_user.error("no camera at %s", URL)
 logging.info("two %s", URL, URL)
+logging.getLogger("httpx").info("HTTP Request: POST")
 warnings.warn(f"old: {URL}")
 
 def open_it():
@@ -89,6 +90,7 @@ def said(form: str) -> str:
 def test_no_secret_is_said_by_anybody(form: str) -> None:
     text = said(form)
     assert MARK not in text
+    assert "HTTP Request" not in text
     for word in (
         "opening rtsp://127.0.0.1:1/***",
         "no camera at rtsp://127.0.0.1:1/***",

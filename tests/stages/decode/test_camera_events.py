@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,14 @@ import pytest
 from framegate.cli.setup.onvif import _query
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.camera_events import ACTIVE_S, CameraEvents, states_after
+from framegate.stages.decode.camera_events import (
+    ACTIVE_S,
+    CameraEvents,
+    Login,
+    Refusals,
+    refusals,
+    states_after,
+)
 from framegate.stages.decode.options import DecodeOptions
 from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
@@ -23,6 +31,7 @@ from tests.support.runs import wait_until
 MOTION = "tns1:RuleEngine/tns1:CellMotionDetector/Motion"
 CROSSED = "tns1:RuleEngine/LineDetector/Crossed"
 LOGIN = ("viewer", "sword/fish")
+REFUSED = "rtsp://other:sword%2Ffish@127.0.0.1/stream"
 STREAM = "rtsp://viewer:sword%2Ffish@127.0.0.1/stream"
 
 
@@ -75,7 +84,7 @@ def service() -> Iterator[EventService]:
 
 
 def test_the_state_of_a_camera_is_known_while_it_lasts(service: EventService) -> None:
-    events = CameraEvents(service.url, STREAM)
+    events = CameraEvents("yard", service.url, STREAM)
     events.start()
     assert not events.take()
     service.send(notification(MOTION, {"IsMotion": "true"}))
@@ -94,9 +103,11 @@ def test_the_state_of_a_camera_is_known_while_it_lasts(service: EventService) ->
 def test_a_camera_that_refuses_the_login_gives_no_events(
     service: EventService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    events = CameraEvents(service.url, "rtsp://viewer:wrong@127.0.0.1/stream")
+    events = CameraEvents("yard", service.url, "rtsp://viewer:wrong@127.0.0.1/stream")
     events.start()
     wait_until("it is logged", lambda: "no events by ONVIF" in caplog.text)
+    assert "source yard: " in caplog.text
+    assert "refuses the login" in caplog.text
     assert not service.has_subscriber.is_set()
     assert not events.take()
     assert "wrong" not in caplog.text
@@ -109,7 +120,7 @@ def test_the_password_is_never_sent_in_the_clear(
     caplog: pytest.LogCaptureFixture, challenge: str
 ) -> None:
     with closing(RefusingService(challenge)) as service:
-        events = CameraEvents(service.url, STREAM)
+        events = CameraEvents("yard", service.url, REFUSED)
         events.start()
         wait_until("it is logged", lambda: "no events by ONVIF" in caplog.text)
         events.stop()
@@ -118,6 +129,57 @@ def test_the_password_is_never_sent_in_the_clear(
         assert camera.fault
         assert service.logins
         assert set(service.logins) == {None}
+
+
+def test_a_refused_login_is_not_tried_again_soon(caplog: pytest.LogCaptureFixture) -> None:
+    challenge = 'Digest realm="camera", nonce="abc", qop="auth"'
+    with closing(RefusingService(challenge)) as service:
+        for _ in range(3):  # as often as its stream was connected
+            events = CameraEvents("yard", service.url, REFUSED)
+            events.start()
+            wait_until("it is logged", lambda: "refuses the login" in caplog.text)
+            events.stop()
+            events.join(10.0)
+        n_refused = sum(login is not None for login in service.logins)
+        login = Login(service.url, "other", "sword/fish")
+        assert refusals.until(login) > time.monotonic() + 1000.0
+    assert 0 < n_refused <= 2  # services and time of the camera
+
+
+def test_the_pause_after_a_refused_login_grows_until_it_is_accepted() -> None:
+    login = Login("http://camera/onvif/device_service", "viewer", "sword/fish")
+    refused = Refusals()
+    assert refused.until(login) == 0.0
+    assert [refused.add(login, 5.0, 1.0) for _ in range(3)] == [3600.0, 7200.0, 14400.0]
+    assert refused.until(login) == 14405.0
+    assert refused.until(login._replace(password="new")) == 0.0
+    refused.forget(login)
+    assert refused.until(login) == 0.0
+
+
+def test_a_camera_that_does_not_answer_is_no_camera_without_events(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with closing(RefusingService("")) as service:
+        url = service.url
+    events = CameraEvents("yard", url, STREAM)
+    events.start()
+    wait_until("it is logged", lambda: "no events by ONVIF" in caplog.text)
+    events.stop()
+    events.join(10.0)
+    assert "refused" in caplog.text
+    assert "advertise" not in caplog.text
+
+
+def test_a_camera_that_answers_at_once_is_not_polled_without_a_pause() -> None:
+    with closing(EventService(*LOGIN, poll_s=0.0)) as service:
+        events = CameraEvents("yard", service.url, STREAM)
+        events.start()
+        began = time.monotonic()
+        wait_until("it is polled three times", lambda: service.n_polls >= 3)
+        assert time.monotonic() - began > 1.5
+        events.stop()
+        events.join(10.0)
 
 
 def test_an_event_of_the_camera_wakes_it(tmp_path: Path, service: EventService) -> None:

@@ -38,10 +38,12 @@ class EventService(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, user: str, password: str) -> None:
+    def __init__(self, user: str, password: str, poll_s: float = _POLL_S) -> None:
         login = {"address": "127.0.0.1", "user": user, "password": password}
         super().__init__(("127.0.0.1", 0), type("Answers", (_Answers,), login))
         self.waiting: deque[str] = deque()
+        self.poll_s = poll_s
+        self.n_polls = 0
         self.changed = threading.Condition()
         self.has_subscriber = threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -120,7 +122,8 @@ class _Answers(Service):
         if asked == "PullMessages":
             messages = ""
             with self.server.changed:
-                self.server.changed.wait_for(lambda: self.server.waiting, _POLL_S)
+                self.server.n_polls += 1
+                self.server.changed.wait_for(lambda: self.server.waiting, self.server.poll_s)
                 while self.server.waiting:
                     messages += self.server.waiting.popleft()
             return (
