@@ -23,9 +23,10 @@ _MOVED: Final = 0.5  # heights over which the centre has moved, from which an ob
 _LEAST_HEIGHT: Final = 0.7  # share of its mean height, below which a box may be another thing
 _REFUTED_MS: Final = 10_000  # as long as an answer of the heavy model corrects detect
 _UNMOVED: Final = 0.25  # heights up to which the centre of an object has never moved
-_GRACE_MS: Final = 5000  # time that a living thing has to move, or to change the picture
+_GRACE_MS: Final = 5000  # compared time that a living thing has to move, or to change the picture
+_MEMORY_MS: Final = 60_000  # compared time that counts
 _STIRRED: Final = 1 / 3  # share of the parts that a box touches, from which its object stirs
-_LEAST_STIRRED: Final = 0.1  # share of its time in which a living thing stirs
+_LEAST_STIRRED: Final = 0.1  # share of the compared time in which a living thing stirs
 LIVING: Final = frozenset({
     "person", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe",
 })  # fmt: skip
@@ -40,8 +41,9 @@ class TrackEvidence(NamedTuple):
     upper, lower   the same, from top to bottom
     heights        sum of the heights of its box in these, tenths of a pixel
     refuted_ms     media time of the last answer of the heavy model, if it was without the object
-    since_ms       media time of its first frame
-    stirred_ms     time in which the gate saw changes in its box, as long as it was not sure
+    compared_ms    time in which the gate compared its box with earlier looks, as long as it was not
+                   sure; older time counts less, see `compared`
+    stirred_ms     the part of it in which the gate saw changes in the box
     top            greatest score in the looks
     """
 
@@ -52,7 +54,7 @@ class TrackEvidence(NamedTuple):
     lower: int = 0
     heights: int = 0
     refuted_ms: int | None = None
-    since_ms: int = 0
+    compared_ms: int = 0
     stirred_ms: int = 0
     top: float = 0.0
 
@@ -76,6 +78,21 @@ class TrackEvidence(NamedTuple):
             heights=self.heights + height,
             top=max(self.top, detected.score),
         )
+
+    def compared(self, is_stirring: bool, lasts_ms: int) -> TrackEvidence:
+        """Return the evidence after a frame in which the gate compared the box of the object.
+
+        is_stirring  whether the picture changed in the box
+        lasts_ms     duration of the frame
+
+        Both times are halved when they exceed a minute, so the evidence is of the last minute.
+        """
+        compared_ms, stirred_ms = self.compared_ms + lasts_ms, self.stirred_ms
+        if is_stirring:
+            stirred_ms += lasts_ms
+        if compared_ms > _MEMORY_MS:
+            compared_ms, stirred_ms = compared_ms // 2, stirred_ms // 2
+        return self._replace(compared_ms=compared_ms, stirred_ms=stirred_ms)
 
     def heights_moved(self, detected: Object) -> float:
         """Return over how many heights of the object its centre has moved."""
@@ -105,11 +122,11 @@ def is_moving(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
 
 
 def is_unsure(evidence: TrackEvidence, detected: Object, sure: Mapping[str, float]) -> bool:
-    """Return whether an object may be furniture: a living thing that was never sure.
+    """Return whether an object may be furniture: a living thing that was never sure in a look.
 
     sure  as in Detections
     """
-    if detected.label not in LIVING or detected.origin == "escalated":
+    if not evidence.looks or detected.label not in LIVING or detected.origin == "escalated":
         return False
     return evidence.top < sure.get(detected.label, 0.0)
 
@@ -119,18 +136,13 @@ def stirs(detected: Object, changes: ChangedParts | None) -> bool:
     return changes is not None and changes.share_of(detected.box) > _STIRRED
 
 
-def is_furniture(
-    evidence: TrackEvidence, detected: Object, ms: int, sure: Mapping[str, float]
-) -> bool:
+def is_furniture(evidence: TrackEvidence, detected: Object, sure: Mapping[str, float]) -> bool:
     """Return whether an object is not published, because it was never sure and nothing shows that
-    it lives: it never moved, and the picture in its box hardly ever changed.
-
-    ms  media time of the frame
+    it lives: it never moved, and the picture in its box hardly changed in the last minute.
     """
-    age_ms = ms - evidence.since_ms
-    if age_ms < _GRACE_MS or not is_unsure(evidence, detected, sure):
+    if evidence.compared_ms < _GRACE_MS or not is_unsure(evidence, detected, sure):
         return False
-    is_still = evidence.stirred_ms <= _LEAST_STIRRED * age_ms
+    is_still = evidence.stirred_ms <= _LEAST_STIRRED * evidence.compared_ms
     return is_still and evidence.heights_moved(detected) <= _UNMOVED
 
 

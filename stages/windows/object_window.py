@@ -97,21 +97,16 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     model: str = ""
 
 
-def watched(
-    window: ObjectWindow | None, detected: Object, now: StoredMoment, stirred_ms: int = 0
-) -> ObjectWindow:
+def watched(window: ObjectWindow | None, detected: Object, compared: TrackEvidence) -> ObjectWindow:
     """Return the window after a frame in which detect has the object, published or not.
 
-    window      None: the track is new
-    stirred_ms  duration of the frame, if the object stirs in it
+    window    None: the track is new
+    compared  evidence of the window after the comparison of the frame with earlier looks
     """
     assert detected.track is not None
     if window is None:
-        first = TrackEvidence(since_ms=now.ms)
-        window = ObjectWindow(detected.track, detected.label, evidence=first)
-    evidence = window.evidence.after(detected)
-    if stirred_ms:
-        evidence = evidence._replace(stirred_ms=evidence.stirred_ms + stirred_ms)
+        window = ObjectWindow(detected.track, detected.label, evidence=compared)
+    evidence = compared.after(detected)
     if evidence is window.evidence and window.away is None:
         return window
     return msgspec.structs.replace(window, evidence=evidence, away=None)

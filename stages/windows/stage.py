@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.records import End, Position
-from framegate.pipeline.contracts.results import Object, sounds_with
+from framegate.pipeline.contracts.results import BeginReason, Object, sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
 from framegate.pipeline.contracts.visits import LastVisits, Visit
 from framegate.stages.detections import Detections, last_detections
@@ -36,7 +36,7 @@ from framegate.stages.windows.object_window import (
 
 log = logging.getLogger(__name__)
 
-LAYOUT: Final = 1  # of the stored windows; each change of ObjectWindow or TrackEvidence adds 1
+LAYOUT: Final = 2  # of the stored windows; each change of ObjectWindow or TrackEvidence adds 1
 # Seconds without the object after which its track has ended. The tracker continues a track that
 # was lost for up to one second of looks.
 END_S: Final = 5.0
@@ -46,6 +46,8 @@ MAX_SOUNDS: Final = 8  # of a window
 _PLANE_BYTES: Final = MAX_WINDOWS * 2048
 _PERIOD_S: Final = 0.04  # duration of a frame without a time stamp
 _LONGEST_MS: Final = 200  # that a frame counts
+# Reasons of frames that the gate compares with nothing.
+_UNCOMPARED: Final = frozenset({"undecoded", "every_frame", *get_args(BeginReason)})
 
 ObjectWindows: TypeAlias = Mapping[int, ObjectWindow]
 
@@ -240,9 +242,8 @@ def step(
     after: dict[int, ObjectWindow] = {}
     for number, detected in (*hidden.items(), *there.items()):
         window = windows.get(number)
-        after[number] = watched(
-            window, detected, now, _stirred_ms(window, detected, detections, lasts_ms)
-        )
+        compared = _compared(window, detected, detections, lasts_ms)
+        after[number] = watched(window, detected, compared)
     objects, shown = detections.objects, there
     if decides:
         if detections.escalation == "done":
@@ -275,16 +276,19 @@ def _tracked(objects: Sequence[Object]) -> dict[int, Object]:
     return {each.track: each for each in objects if each.track is not None}
 
 
-def _stirred_ms(
+def _compared(
     window: ObjectWindow | None, detected: Object, detections: Detections, lasts_ms: int
-) -> int:
-    """Return the duration of a frame if an object that is not sure stirs in it, otherwise 0."""
+) -> TrackEvidence:
+    """Return the evidence after the comparison of a frame, if it has one, of an unsure object.
+
+    A frame without a comparison, as one that was not decoded, shows neither life nor its absence.
+    """
     evidence = TrackEvidence()
     if window is not None:
         evidence = window.evidence
-    if is_unsure(evidence, detected, detections.sure) and stirs(detected, detections.changes):
-        return lasts_ms
-    return 0
+    if detections.reason in _UNCOMPARED or not is_unsure(evidence, detected, detections.sure):
+        return evidence
+    return evidence.compared(stirs(detected, detections.changes), lasts_ms)
 
 
 def _judged(windows: ObjectWindows, detections: Detections, now: StoredMoment) -> ObjectWindows:
@@ -323,7 +327,7 @@ def _decided(
         each.track
         for each in detections.objects
         if each.track is not None
-        and is_furniture(windows[each.track].evidence, each, now.ms, detections.sure)
+        and is_furniture(windows[each.track].evidence, each, detections.sure)
     }
     if not moving and not furniture:
         return detections.objects

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 
 from framegate.pipeline.contracts.moments import StoredMoment
-from framegate.pipeline.contracts.results import Object, Origin
+from framegate.pipeline.contracts.results import Object, Origin, Reason
 from framegate.stages.detections import ChangedParts, Detections
 from framegate.stages.windows.evidence import TrackEvidence, is_unsure
 from framegate.stages.windows.stage import ObjectWindows, step
@@ -81,11 +82,16 @@ STIRS = ChangedParts(50, 50, b"\xff" * 200)
 
 
 def times_shown(
-    frames: Sequence[Object], stirs_at: Sequence[int] = (), sure: float = SURE
+    frames: Sequence[Object],
+    stirs_at: Sequence[int] = (),
+    sure: float = SURE,
+    fps: float = FPS,
+    compared_at: Sequence[int] | None = None,
 ) -> list[int]:
     """Return the numbers of the frames in which an object that detect publishes is published.
 
-    stirs_at  frames in which the picture changes in its box
+    stirs_at     frames in which the picture changes in its box
+    compared_at  frames that the gate compares with earlier ones; None: all
     """
     windows: ObjectWindows = {}
     before: StoredMoment | None = None
@@ -94,10 +100,13 @@ def times_shown(
         changes = None
         if number in stirs_at:
             changes = STIRS
+        reason: Reason = "changed"
+        if compared_at is not None and number not in compared_at:
+            reason = "undecoded"
         given = Detections(
-            "detected", "whole", "changed", (each,), (), changes=changes, sure={each.label: sure}
+            "detected", "whole", reason, (each,), (), changes=changes, sure={each.label: sure}
         )
-        now = StoredMoment(1, number, number / FPS, 0.0)
+        now = StoredMoment(1, number, number / fps, 0.0)
         windows, after = step(windows, given, before, now)
         before = now
         if each in after:
@@ -113,6 +122,46 @@ def test_a_person_of_low_score_that_never_moves_or_stirs_is_furniture_after_five
     assert times_shown(cone, [*range(0, 100, 5)]) == [*range(100)]  # a fifth
 
 
+@pytest.mark.parametrize("fps", [25, 5, 2, 1, 0.4])
+def test_whether_a_person_stirs_does_not_depend_on_the_frame_rate(fps: float) -> None:
+    still = [person(50.0, 0.4)] * 1000
+    assert times_shown(still, range(0, 1000, 5), fps=fps) == [*range(1000)]  # a fifth
+    first_hidden = max(5 * fps, 25)  # a frame counts as at most 200 ms
+    assert times_shown(still, fps=fps) == [*range(round(first_hidden))]
+
+
+def test_time_without_a_comparison_does_not_count_as_stillness() -> None:
+    still = [person(50.0, 0.4)] * 600
+    awake = [number for number in range(600) if number % 100 < 20]  # 2 of each 10 s
+    assert times_shown(still, awake[::4], compared_at=awake) == [*range(600)]
+    # In the third span the compared time reaches five seconds: 1.9 + 2 + 1.1.
+    assert times_shown(still, compared_at=awake) == [*range(210)]
+
+
+def test_a_person_who_was_still_for_an_hour_is_back_after_seven_seconds_of_stirring() -> None:
+    still, stirring = 36_000, range(36_000, 36_100)
+    found = times_shown([person(50.0, 0.4)] * 36_100, stirring)
+    back = [number for number in found if number >= still]
+    assert still + 30 <= back[0] <= still + 70
+    assert back == [*range(back[0], 36_100)]
+
+
+def test_a_person_who_stirred_at_first_is_judged_by_the_last_minute() -> None:
+    found = times_shown([person(50.0, 0.4)] * 3000, range(600))
+    assert found == [*range(len(found))]
+    assert 600 < len(found) < 600 + 1800
+
+
+def test_without_a_look_nothing_is_furniture() -> None:
+    """As after the loss of the windows, when only the boxes of detect are known."""
+    carried = [person(50.0, 0.9, origin="carried")] * 80
+    assert times_shown(carried) == [*range(80)]
+    looked = [*carried, person(50.0, 0.4), *[person(50.0, 0.4, origin="carried")] * 80]
+    found = times_shown(looked)
+    assert found == [*range(len(found))]
+    assert 129 < len(found) < 133  # five seconds after the look
+
+
 def test_what_was_sure_or_moved_once_is_no_furniture() -> None:
     still = [person(50.0, 0.4)] * 80
     assert times_shown([person(50.0, 0.5), *still]) == [*range(81)]
@@ -126,9 +175,10 @@ def test_a_thing_that_does_not_live_and_a_score_of_a_user_are_no_furniture() -> 
 
 
 def test_the_score_of_another_class_decides_nothing() -> None:
-    assert is_unsure(TrackEvidence(), person(50.0, 0.4), {"person": SURE})
-    assert not is_unsure(TrackEvidence(), person(50.0, 0.4), {"person": 0.0, "dog": SURE})
-    assert not is_unsure(TrackEvidence(), person(50.0, 0.4), {"dog": SURE})
+    looked, each = TrackEvidence(looks=1, top=0.4), person(50.0, 0.4)
+    assert is_unsure(looked, each, {"person": SURE})
+    assert not is_unsure(looked, each, {"person": 0.0, "dog": SURE})
+    assert not is_unsure(looked, each, {"dog": SURE})
 
 
 def test_a_promise_has_the_objects_of_its_audits() -> None:
