@@ -41,7 +41,8 @@ from framegate.stages.detections import Detections
 _LAG: Final = 16  # frames after which a file waits for an audit
 _PATIENCE_S: Final = 30.0  # after which a camera's audit without an answer is lost
 _LOST: Final = Audited(None, None)
-_NEVER_ASKED: Final = -1.0  # a doubt below all thresholds
+# A doubt below all thresholds: no threshold asks about a frame without pixels, or without a budget.
+_NEVER_ASKED: Final = -1.0
 _replace = msgspec.structs.replace
 
 
@@ -227,6 +228,8 @@ class Auditor:
         rows = self._queries.open(item, row, state.rows)
         if rows is None:  # the pixels are lost
             return self._judged(state, state.now.number, None)
+        if item.record.undecoded:
+            doubt = _NEVER_ASKED
         obligation = Obligation(
             period=state.now.number,
             position=item.position,

@@ -112,7 +112,7 @@ class Obligation(msgspec.Struct, frozen=True, array_like=True):
     frame   number of frames of the source at that time
     at_s    the source's clock at the frame, seconds
     row     row of the ring with its AuditRow and pixels
-    doubt   0..1, before a query about the frame
+    doubt   0..1, before a query about the frame; below 0: no threshold would have asked about it
     spent   a query was wanted, but the budget was spent
     """
 

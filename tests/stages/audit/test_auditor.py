@@ -137,6 +137,26 @@ def test_an_answer_about_the_very_pixels_costs_no_audit(tmp_path: Path) -> None:
     assert not any(question.exact for question in place.asked)
 
 
+@pytest.mark.parametrize("undecoded", [True, False])
+def test_an_audit_of_an_undecoded_frame_shows_that_no_threshold_asks(
+    tmp_path: Path, undecoded: bool
+) -> None:
+    """A query needs pixels, so the heavy pass corrects none of these frames."""
+    items = []
+    for seq in range(50):
+        item = frame(seq)
+        record = msgspec.structs.replace(item.record, undecoded=undecoded)
+        items.append(item._replace(record=record))
+    terms = promise(alarm_audits=1e9)
+    stage = escalate(tmp_path, ToldPlace(disagrees), terms, doubt=NEVER)
+    _, states = run(stage, items, NEW)
+    stage.close()
+    thresholds = states["a"].audits.thresholds
+    assert thresholds.frames > 0
+    assert (thresholds.asked[0] == 0) == undecoded
+    assert (thresholds.wrong[0] == thresholds.frames) == undecoded
+
+
 def test_an_answer_about_other_pixels_is_audited_like_the_rest(tmp_path: Path) -> None:
     place = ToldPlace(disagrees, is_exact=False)
     stage = escalate(tmp_path, place, promise(), doubt=0.0, per_s=1000.0, burst=100.0)
