@@ -54,8 +54,6 @@ from pathlib import Path
 import av
 
 from benchmarks.harness.camera_server import CameraServer
-from benchmarks.harness.process_tree import own_memory_bytes as own_memory_bytes
-from benchmarks.harness.process_tree import tree as tree
 from benchmarks.harness.report import (
     Bar,
     Benchmark,
@@ -69,22 +67,10 @@ from benchmarks.harness.report import (
 from benchmarks.soak.guests import END_S, Guests
 from benchmarks.soak.odd_cameras import BAD_CLOCKS, odd_cameras
 from benchmarks.soak.small_disk import Ballast, small_disk
-from benchmarks.soak.small_disk import Recorded as Recorded
 from benchmarks.soak.strangers import LATE_S, Strangers
 from benchmarks.soak.watch import FLAT_SHARE, LOG_MB, Watch, counters_of, dropped_share, p99_by_span
 from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.contracts import keys as keys
-from framegate.pipeline.contracts import records as records
-from framegate.pipeline.contracts.errors import FramegateError as FramegateError
-from framegate.pipeline.contracts.errors import StoreBusy as StoreBusy
-from framegate.pipeline.contracts.errors import StoreLost as StoreLost
-from framegate.pipeline.contracts.results import Result as Result
-from framegate.pipeline.run.folder import RunSource as RunSource
-from framegate.pipeline.run.rpc import Add as Add
-from framegate.pipeline.run.rpc import Remove as Remove
-from framegate.pipeline.run.rpc import RunCommand as RunCommand
-from framegate.pipeline.run.rpc import ask as ask
-from framegate.pipeline.store.admin import StoreAdmin as StoreAdmin
 from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.footage import bikes
 from tests.support.runs import Run, environment, wait_until
