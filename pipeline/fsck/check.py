@@ -44,6 +44,14 @@ from framegate.pipeline.review.projection import COLUMNS, VISIT_COLUMNS, Project
 from framegate.pipeline.review.visit_rows import restore_searched
 from framegate.pipeline.run.ended import RunActive, open_ended, read_locked
 
+# A verdict and its picture go with their episode.
+_OF_EPISODE: Final = (
+    ("change", "episode"),
+    ("verdict", "episode"),
+    ("picture", "owner"),
+    ("episode", "id"),
+)
+
 
 class Checked(NamedTuple):
     """The result of a check. repaired: the findings that the repair removed."""
@@ -164,8 +172,8 @@ def _replace_rows(
     assert snapshot.episodes is not None
     stored = snapshot.episodes
     for episode in strange_episodes(snapshot):
-        database.execute("DELETE FROM change WHERE episode = ?", (episode,))
-        database.execute("DELETE FROM episode WHERE id = ?", (episode,))
+        for table, column in _OF_EPISODE:
+            database.execute(f"DELETE FROM {table} WHERE {column} = ?", (episode,))
     for episode, row in right.episodes.items():
         if (episode, "start", 0) in right.changes and stored.episodes.get(episode) != row:
             database.execute(_PUT_EPISODE, [row[name] for name in COLUMNS])

@@ -301,6 +301,24 @@ def test_damaged_databases_are_moved_aside_and_made_again(
         assert (copy / f"{name}{ASIDE}").is_file()
 
 
+def test_a_verdict_and_its_picture_go_with_an_episode_that_no_stream_has(copy: Path) -> None:
+    strange = "gate/visitor/1-1/9"
+    sql(
+        copy / "events.db",
+        "CREATE TEMP TABLE strange AS SELECT * FROM episode LIMIT 1",
+        f"UPDATE strange SET id = '{strange}'",
+        "INSERT INTO episode SELECT * FROM strange",
+        f"INSERT INTO verdict VALUES ('{strange}', 'true', 1.0, 1.0)",
+        f"INSERT INTO picture (owner, jpeg) VALUES ('{strange}', x'00')",
+    )
+    assert set(subjects(fsck(copy).findings)) == {f"episode {strange}"}
+    assert fsck(copy, repairs=True).findings == []
+    with closing(sqlite3.connect(copy / "events.db")) as database:
+        for table, owner in (("verdict", "episode"), ("picture", "owner")):
+            left = database.execute(f"SELECT 1 FROM {table} WHERE {owner} = ?", (strange,))
+            assert left.fetchall() == []
+
+
 def test_episodes_of_0_2_are_checked_and_not_moved_aside(copy: Path) -> None:
     """Their verdicts are nowhere else. They lack traits and visits, which these streams have."""
     file = copy / "events.db"
