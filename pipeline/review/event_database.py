@@ -14,7 +14,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 from framegate.pipeline.review.visit_rows import restore_searched
 
 FILE: Final = "events.db"  # in the data folder
-VERSION: Final = 5
+VERSION: Final = 6
 BUSY_S: Final = 10.0  # for which a writer waits for another
 LONG_S: Final = 3600.0  # a longer episode is in the index `long`
 
@@ -22,6 +22,11 @@ _MOMENT: Final = "{0}_epoch INTEGER NOT NULL, {0}_seq INTEGER NOT NULL, {0}_medi
 _CLOCK: Final = """CREATE TABLE clock (
   only INTEGER PRIMARY KEY CHECK (only = 1),
   wall REAL NOT NULL, up REAL NOT NULL, boot TEXT NOT NULL, kept REAL NOT NULL
+) STRICT;
+"""
+_PICTURES: Final = """CREATE TABLE picture (
+  number INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE, jpeg BLOB NOT NULL,
+  is_blurred INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 """
 _VISITS: Final = f"""CREATE TABLE visits (
@@ -40,10 +45,7 @@ CREATE TABLE searched (
   number INTEGER PRIMARY KEY, began REAL NOT NULL, source TEXT NOT NULL, label TEXT NOT NULL,
   sounds TEXT NOT NULL, numbers BLOB NOT NULL
 ) STRICT;
-CREATE TABLE picture (
-  number INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE, jpeg BLOB NOT NULL
-) STRICT;
-CREATE TABLE mark (
+{_PICTURES}CREATE TABLE mark (
   name TEXT NOT NULL, visit TEXT NOT NULL, is_alike INTEGER NOT NULL, marked REAL NOT NULL,
   PRIMARY KEY (name, visit)
 ) STRICT, WITHOUT ROWID;
@@ -119,7 +121,8 @@ visits   the visits of tracks that have ended; `width` and `height` are their `s
 searched what a search reads of each visit: `numbers` are those of `likeness.numbers_of`, float32.
          If these change, VERSION changes, and `upgrade` makes the table again
 mark     visits that users marked as alike or not alike, by the name of the marks
-picture  pictures of episodes with a verdict, and of visits with a mark, by the id of the owner
+picture  pictures of episodes with a verdict, and of visits with a mark, by the id of the owner,
+         which begins with its source and a slash; `is_blurred`: with blurred faces
 verdict  the verdicts of users; `began` is that of the episode
 unknown  periods in which the state of a rule was unknown; until NULL: it still is
 watched  periods of an epoch in which frames are known to have been published
@@ -154,6 +157,9 @@ DROP TABLE former_mark;
 """Statements that bring a database of version 4 to the present one, with its visits and marks. The
 streams have no such visits any more, and `restore_searched` makes their rows of `searched`.
 """
+
+FROM_5: Final = "ALTER TABLE picture ADD COLUMN is_blurred INTEGER NOT NULL DEFAULT 0"
+"""The statement that brings a database of version 5, which no release wrote, to the present one."""
 
 FROM_3: Final = f"""
 ALTER TABLE episode ADD COLUMN muted TEXT;
@@ -247,6 +253,8 @@ def upgrade(database: sqlite3.Connection) -> int:
         script = FROM_3
     elif version == 4:
         script = FROM_4
+    elif version == 5:
+        script = FROM_5
     for statement in script.split(";\n"):
         database.execute(statement)
     if version == 4:

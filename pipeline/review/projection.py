@@ -11,7 +11,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +29,7 @@ from framegate.pipeline.review.event_database import (
     open_database,
     upgrade,
 )
+from framegate.pipeline.review.kept_pictures import hide_pictures
 from framegate.pipeline.review.visit_rows import add_searched
 from framegate.pipeline.system.clocks import (
     HostClock,
@@ -164,6 +165,17 @@ class Projection:
             kept_s = self._kept_time(database)
             gaps = [_take(database, entry, kept_s) for entry in entries]
             return [gap for gap in gaps if gap is not None]
+
+    def hide_pictures(self, blurs_faces: bool, masked: Collection[str]) -> None:
+        """Remove the kept pictures that the settings of a run hide; log their number.
+
+        masked  sources with areas that are hidden
+        """
+        self._database.execute("PRAGMA secure_delete = ON")  # of their bytes nothing stays
+        with self._written() as database:
+            removed = hide_pictures(database, blurs_faces, masked)
+        if removed:
+            log.info("[privacy]: %d kept pictures were removed from events.db", removed)
 
     def watch(self, periods: Iterable[Watched]) -> None:
         """Store periods in which sources were watched, or extend those of the same epoch."""

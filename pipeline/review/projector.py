@@ -115,8 +115,17 @@ class Projector:
     Lives in one event loop.
     """
 
-    def __init__(self, url: str, file: Path, max_episodes: int, age_s: float) -> None:
-        """url: of the store. max_episodes, age_s: see Projection.keep."""
+    def __init__(
+        self,
+        url: str,
+        file: Path,
+        max_episodes: int,
+        age_s: float,
+        blurs_faces: bool = False,
+        masked: Collection[str] = (),
+    ) -> None:
+        """url: of the store. The others: see Projection.keep and Projection.hide_pictures."""
+        self._hides = blurs_faces, masked
         self._url = url
         self._file = file
         self._max_episodes = max_episodes
@@ -142,6 +151,7 @@ class Projector:
             )
             return
         try:
+            await self._tried(projection.hide_pictures, *self._hides)
             before = self._names
             while True:
                 self._changed.clear()

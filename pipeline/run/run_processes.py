@@ -119,7 +119,7 @@ async def supervise(
         asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
     ]
     if any(stage.name in (EVENTS, VISITS) for stage in plan.stages):
-        projector = Projector(plan.store, folder.private_database(EPISODES_FILE), *plan.episodes)
+        projector = _projector(setup, plan)
         supervisor.listen(projector.take_sources)
         tasks.append(asyncio.create_task(projector.run()))
     http = None
@@ -155,6 +155,13 @@ async def supervise(
     return code
 
 
+def _projector(setup: RunSetup, plan: Plan) -> Projector:
+    file = setup.folder.private_database(EPISODES_FILE)
+    privacy = setup.config.privacy
+    masked = tuple(privacy.masks)
+    return Projector(plan.store, file, *plan.episodes, privacy.blur_faces, masked)
+
+
 def _outputs(setup: RunSetup) -> RunOutputs | None:
     """Return the places for the last line on the screen; None for a run inside a program."""
     options = setup.options
@@ -187,6 +194,7 @@ def _http_port(
         digest,
         setup.config.http.origins,
         setup.config.privacy.blur_faces,
+        tuple(setup.config.privacy.masks),
         setup.config.record.free_bytes,
     )
     return HttpPort(

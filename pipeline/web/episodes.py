@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -49,7 +48,7 @@ from framegate.pipeline.web.limits import JSON, Refusal, posted, refused, time_i
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.picture_routes import FRESH
-from framegate.pipeline.web.recordings import RecordedPictures
+from framegate.pipeline.web.recorded_pictures import RecordedPictures
 
 MAX_VERDICT_BYTES: Final = 1024
 MAX_FRAMES: Final = 4000  # results of an episode that are read for its path
@@ -190,7 +189,7 @@ def episode_routes(
         name, verdict = request.path_params["id"], posted_verdict.verdict
         answer = await _answered(_judge, file, name, verdict)
         if answer.status_code == 200 and verdict and pictures is not None:
-            answer.background = BackgroundTask(_keep_beginning, file, name, pictures)
+            pictures.notice()
         return answer
 
     one_episode = "/api/v1/episodes/{id:path}"
@@ -352,14 +351,6 @@ def _verdicts(file: Path, asked: QueryParams) -> Sequence[Any]:
     since, until = _span(asked, 30 * DAY_S)
     with opened(file) as database:
         return verdict_counts(database, since, until)
-
-
-def _keep_beginning(file: Path, name: str, pictures: RecordedPictures) -> None:
-    """Keep the picture of the beginning of an episode that was just judged."""
-    with opened(file) as database:
-        episode = episode_of(database, name)
-    if episode is not None:
-        pictures.keep(name, episode.source, episode.began.epoch, episode.began.media_s)
 
 
 def _judge(file: Path, name: str, verdict: EpisodeVerdict | None) -> Episode:

@@ -69,6 +69,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     token_sha256  SHA-256 of the token that requests need; empty: they need none
     origins       origins of other hosts' pages that may send requests
     blur_faces    whether pictures show blurred faces
+    masked        sources with hidden areas
     free_bytes    bytes of the disk that clips leave free
     idle_s        seconds without a request after which the process ends
     """
@@ -81,6 +82,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     token_sha256: str = ""
     origins: tuple[str, ...] = ()
     blur_faces: bool = False
+    masked: tuple[str, ...] = ()
     free_bytes: int = 0
     idle_s: float = 75.0  # above a minute: a scrape each minute does not start a process each time
 

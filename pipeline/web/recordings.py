@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import sqlite3
 import tempfile
 import threading
 import time
@@ -34,9 +33,7 @@ from framegate.pipeline.recording.index import (
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.recording.playlist import RecordedStretch, parts, playlist, stretches
 from framegate.pipeline.recording.recorder_states import RecordingGap
-from framegate.pipeline.review.event_database import FILE as EVENTS_FILE
-from framegate.pipeline.review.event_database import opened
-from framegate.pipeline.review.kept_pictures import WIDTH, keep_picture, kept_picture
+from framegate.pipeline.review.kept_pictures import WIDTH
 from framegate.pipeline.system.machine import free_bytes
 from framegate.pipeline.web.limits import (
     LIMITS,
@@ -49,6 +46,7 @@ from framegate.pipeline.web.limits import (
     whole_number,
 )
 from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
+from framegate.pipeline.web.recorded_pictures import RecordedPictures
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +54,6 @@ LONGEST_CLIP_S: Final = 3600.0
 LONGEST_LIST_S: Final = 86400.0
 MAX_EPOCH: Final = 2**62  # above the epochs of all stores
 _NEAR_S: Final = 0.5  # by which the clocks of a frame and of a recording may differ
-PICTURE_S: Final = 10.0  # for which a picture waits for the pictures before it
 _CLIP: Final = ".clip-"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _IMMUTABLE: Final = {"Cache-Control": "private, max-age=86400, immutable"}
@@ -64,8 +61,6 @@ _MP4: Final = "video/mp4"
 
 WriteClip = Callable[..., None]
 """write_clip(folder, segments, path, begin_s, seconds): see stages.decode.clip."""
-AsPicture = Callable[[Path, RecordedPlace, int], bytes]
-"""as_picture(folder, place, width) returns a JPEG: see stages.draw.pictures."""
 
 _OF: Final = parameter("source", "A source's name", place="path")
 _DIGEST: Final = parameter("digest", "Digest of the init part", place="path")
@@ -151,53 +146,6 @@ def _answered(make: Callable[[Request], Response]) -> Callable[[Request], Awaita
 
     answer.__doc__ = make.__doc__
     return answer
-
-
-class RecordedPictures:
-    """Pictures of recordings, and those that are kept of judged episodes and marked visits.
-
-    Any thread. One picture is made at a time, because each uses a whole core.
-    """
-
-    def __init__(self, data: Path, as_picture: AsPicture) -> None:
-        """data: the run's folder."""
-        self._data = data
-        self._as_picture = as_picture
-        self._turn = threading.Lock()
-
-    def jpeg(self, folder: Path, place: RecordedPlace, width: int) -> bytes:
-        """Return a picture. Refusal if others are waited for, for PICTURE_S.
-
-        folder  of the recordings
-        """
-        if not self._turn.acquire(timeout=PICTURE_S):
-            raise Refusal(503, "many pictures are requested at once; try again in a second")
-        try:
-            return self._as_picture(folder, place, width)
-        finally:
-            self._turn.release()
-
-    def kept(self, owner: str) -> bytes | None:
-        """Return the picture that is kept of an episode or a visit; None if there is none."""
-        with opened(self._data / EVENTS_FILE) as database:
-            return kept_picture(database, owner)
-
-    def keep(self, owner: str, source: str, epoch: int, media_s: float) -> None:
-        """Keep the picture of a judged episode or a marked visit, if its frame is recorded.
-
-        media_s  media time of the frame in its epoch
-
-        A picture that cannot be kept is logged: the verdict or the mark does not depend on it.
-        """
-        try:
-            with _index(self._data) as index:
-                place = index.place(source, epoch, media_s)
-                if place is None:
-                    return
-                jpeg = self.jpeg(index.folder, place, WIDTH)
-            keep_picture(self._data / EVENTS_FILE, owner, jpeg)
-        except (Refusal, FramegateError, sqlite3.Error, OSError) as error:
-            log.info("no picture of %s is kept: %s", owner, error)
 
 
 class _Recordings:

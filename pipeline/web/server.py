@@ -59,7 +59,8 @@ from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
 from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.port import WebSpec
-from framegate.pipeline.web.recordings import RecordedPictures, recording_routes
+from framegate.pipeline.web.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.rules import rule_routes
 from framegate.pipeline.web.visits import visit_routes
 
@@ -347,7 +348,8 @@ def make_app(
             frames.frame_store, spec.store, run.missing_pictures, spec.blur_faces, folder
         )
         all_routes += pictures.routes(streams)
-        recorded = RecordedPictures(folder, pictures.recorded)
+        recorded = RecordedPictures(folder, pictures.recorded, spec.blur_faces, spec.masked)
+        recorded.start()
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
     all_routes += episode_routes(Path(spec.folder), spec.store, recorded)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -25,7 +24,6 @@ from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 from framegate.pipeline.recording.changed_parts import RegionChanges, changes_of_region, read_region
 from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.visit_index import VisitIndex
-from framegate.pipeline.review.visit_rows import visit_named
 from framegate.pipeline.review.visit_search import VOCABULARY
 from framegate.pipeline.review.visits import (
     FoundVisits,
@@ -41,7 +39,7 @@ from framegate.pipeline.web.api import limit_of
 from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused, time_in
 from framegate.pipeline.web.openapi import Operation, parameter
 from framegate.pipeline.web.pages import page
-from framegate.pipeline.web.recordings import RecordedPictures
+from framegate.pipeline.web.recorded_pictures import RecordedPictures
 
 MAX_MARK_BYTES: Final = 1024
 _MARKS: Final = parameter("marks", "Name of the marks in the answer")
@@ -120,7 +118,7 @@ def visit_routes(folder: Path, pictures: RecordedPictures | None = None) -> list
             return refused(error)
         answer = await answered(_mark, file, said)
         if answer.status_code == 200 and said.alike is not None and pictures is not None:
-            answer.background = BackgroundTask(_keep_middle, file, said.visit, pictures)
+            pictures.notice()
         return answer
 
     async def rule(request: Request) -> Response:
@@ -177,16 +175,6 @@ def _mark(file: Path, said: MarkSaid) -> VisitMarks:
         return mark_visit(file, said.name, said.visit, said.alike, time.time())
     except sqlite3.Error as error:
         raise Refusal(503, f"the mark cannot be stored now: {error}") from error
-
-
-def _keep_middle(file: Path, name: str, pictures: RecordedPictures) -> None:
-    """Keep the picture of a marked visit in the middle of its way."""
-    with opened(file) as database:
-        visit = visit_named(database, name)
-    if visit is not None and visit.path:
-        middle = visit.path[len(visit.path) // 2]
-        media_s = visit.began.media_s + middle.seconds
-        pictures.keep(name, visit.source, visit.began.epoch, media_s)
 
 
 def _rule(file: Path, index: VisitIndex, asked: QueryParams) -> RuleTrial:

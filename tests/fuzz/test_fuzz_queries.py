@@ -18,7 +18,8 @@ from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.openapi import document
-from framegate.pipeline.web.recordings import RecordedPictures, recording_routes
+from framegate.pipeline.web.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.recordings import recording_routes
 from framegate.stages.draw.pictures import recorded_jpeg
 from tests.fuzz.budget import fuzz
 from tests.support.published import Publisher

@@ -20,7 +20,8 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.openapi import document
-from framegate.pipeline.web.recordings import RecordedPictures, recording_routes
+from framegate.pipeline.web.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.recordings import recording_routes
 from framegate.stages.draw.pictures import recorded_jpeg
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.footage import scene, write_sizes
