@@ -309,7 +309,7 @@ class CurrentFrame:
 # -- The state of a source between two frames, in a worker's memory and in the store
 
 
-class DetectState(msgspec.Struct, frozen=True):
+class DetectState(msgspec.Struct, frozen=True, omit_defaults=True):
     """The stored state of detect.
 
     tracks  tracks of this epoch, as bytes of framegate.models.tracking.bytetrack

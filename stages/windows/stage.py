@@ -41,7 +41,7 @@ LAYOUT: Final = 2  # of the stored windows; each change of ObjectWindow or Track
 # was lost for up to one second of looks.
 END_S: Final = 5.0
 MAX_WINDOWS: Final = 384  # of a source; beyond it those that are gone for longest end
-MAX_BEGINNINGS: Final = 64  # in the small state, which is written with each frame
+MAX_BEGINNINGS: Final = 12  # in the small state, which is written with each frame: 28 bytes each
 MAX_SOUNDS: Final = 8  # of a window
 _PLANE_BYTES: Final = MAX_WINDOWS * 2048
 _PERIOD_S: Final = 0.04  # duration of a frame without a time stamp

@@ -95,10 +95,10 @@ def test_what_cannot_be_asked_says_why(folder: Path) -> None:
 def test_what_was_removed_before_it_was_read_is_said(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "data", tmp_path / "data", ignore=shutil.ignore_patterns("*.sock"))
     with contextlib.closing(sqlite3.connect(tmp_path / "data/events.db")) as database:
-        database.execute("INSERT INTO lost VALUES ('door', '1-3', '1-9')")
+        database.execute("INSERT INTO lost VALUES ('door', 'events', '1-3', '1-9')")
         database.commit()
     said = events(tmp_path, "-d", "data", "--limit", "1").err
-    assert "source door: the output of rules after 1-3 and before 1-9 was removed" in said
+    assert "source door: output of the stage events after 1-3 and before 1-9 was removed" in said
 
 
 def test_a_killed_run_is_read_on_once_it_is_resumed(folder: Path) -> None:

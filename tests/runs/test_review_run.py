@@ -10,7 +10,7 @@ from tests.support import footage
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.commands import Command, framegate, user_folder
 
-FRAMES = 1500  # longer than this looks
+FRAMES = 4500  # three minutes: longer than this looks, on a busy machine too
 
 
 @needs_chromium
