@@ -65,7 +65,8 @@ class Visit(msgspec.Struct, frozen=True, omit_defaults=True):
     feature   values that the network computed of it, int8, at most 96; empty: unknown
     feature_model  model that computed the feature; only features of one model can be compared
     sounds    labels of the sounds that were heard meanwhile
-    episodes  ids of the episodes that it belongs to; only in the answers of searches
+    episodes  ids of the episodes that it belongs to; only in the answers of searches. An
+              ended episode that began more than 10 minutes before the visit is not found
     """
 
     v: int

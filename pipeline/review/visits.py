@@ -7,7 +7,7 @@ they are in the database only, and go with their visit.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +123,11 @@ def _shown(
 ) -> list[FoundVisit]:
     """Return the visits in some rows of the table with their strengths and marks."""
     found = []
-    for place, visit in visits_in(database, rowids[rows].tolist()):
+    read = list(visits_in(database, rowids[rows].tolist()))
+    episodes = _episodes_of(database, [visit for _, visit in read])
+    for place, visit in read:
         shown = msgspec.structs.replace(
-            visit, feature=b"", feature_model="", episodes=_episodes_of(database, visit)
+            visit, feature=b"", feature_model="", episodes=episodes[visit.id]
         )
         found.append(
             FoundVisit(shown, round(float(strength[rows[place]]), 4), marked.get(visit.id))
@@ -136,25 +138,49 @@ def _shown(
 # An episode of the track of a visit begins with the track, or is passed to it by an earlier one.
 # Frames have a place in media time; the capture times of a file depend on the speed of the run.
 _EARLIER_S: Final = 600.0
-_EPISODES_OF: Final = """
-SELECT id, tracks FROM episode INDEXED BY by_frame WHERE source = :source AND began_epoch = :epoch
-  AND began_media_s BETWEEN :since AND :until
-  AND (last_epoch > :epoch OR last_media_s >= :began OR ended_by IS NULL)
-UNION SELECT id, tracks FROM episode
-  WHERE source = :source AND ended_by IS NULL AND began_epoch = :epoch ORDER BY id"""
+_PLACE: Final = "id, tracks, began_media_s, last_epoch, last_media_s, ended_by"
+_EPISODES_OF: Final = f"""
+SELECT near.id, track.value, began_media_s,
+  iif(last_epoch > :epoch, 9e999, last_media_s), ended_by IS NULL
+FROM (
+  SELECT {_PLACE} FROM episode INDEXED BY by_frame WHERE source = :source
+    AND began_epoch = :epoch AND began_media_s BETWEEN :since AND :until
+  UNION SELECT {_PLACE} FROM episode
+    WHERE source = :source AND ended_by IS NULL AND began_epoch = :epoch
+) AS near, json_each(tracks) AS track
+WHERE track.value IN (SELECT value FROM json_each(:tracks)) ORDER BY near.id"""
 
 
-def _episodes_of(database: sqlite3.Connection, visit: Visit) -> tuple[str, ...]:
-    """Return the ids of the episodes of a visit's track."""
-    place = {
-        "source": visit.source,
-        "epoch": visit.began.epoch,
-        "since": visit.began.media_s - _EARLIER_S,
-        "began": visit.began.media_s,
-        "until": visit.last.media_s,
-    }
-    rows = database.execute(_EPISODES_OF, place).fetchall()
-    return tuple(id_ for id_, tracks in rows if visit.track in msgspec.json.decode(tracks))
+def _episodes_of(
+    database: sqlite3.Connection, visits: Sequence[Visit]
+) -> Mapping[str, tuple[str, ...]]:
+    """Return the ids of the episodes of each visit's track, by the id of the visit.
+
+    One query for all visits of a connection: a long visit alone can span all its episodes.
+    """
+    epochs: dict[tuple[str, int], list[Visit]] = {}
+    for visit in visits:
+        epochs.setdefault((visit.source, visit.began.epoch), []).append(visit)
+    episodes: dict[str, tuple[str, ...]] = {}
+    for (source, epoch), some in epochs.items():
+        place = {
+            "source": source,
+            "epoch": epoch,
+            "since": min(visit.began.media_s for visit in some) - _EARLIER_S,
+            "until": max(visit.last.media_s for visit in some),
+            "tracks": msgspec.json.encode([visit.track for visit in some]).decode(),
+        }
+        of_track: dict[int, list[tuple[str, float, float, int]]] = {}
+        for id_, track, *rest in database.execute(_EPISODES_OF, place):
+            of_track.setdefault(track, []).append((id_, *rest))
+        for visit in some:
+            since = visit.began.media_s - _EARLIER_S
+            episodes[visit.id] = tuple(
+                id_
+                for id_, began, last, is_open in of_track.get(visit.track, ())
+                if is_open or (since <= began <= visit.last.media_s and last >= visit.began.media_s)
+            )
+    return episodes
 
 
 def _row(rowids: RowIds, database: sqlite3.Connection, visit: str) -> int:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from framegate.pipeline.contracts.episodes import Changes, EventEntry, Step
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import Visit, VisitEntry
@@ -31,7 +32,7 @@ from framegate.pipeline.review.visits import (
     search,
 )
 from tests.support.episodes import rules
-from tests.support.said import visit
+from tests.support.said import change, visit
 
 
 def there(n: int) -> Visit:
@@ -169,6 +170,27 @@ def test_marks_are_kept_changed_and_removed(projection: Projection, tmp_path: Pa
     projection.keep(12, 0.0)  # the oldest eight visits go, and their marks with them
     with opened(file) as database:
         assert {each.name: each.alike for each in all_marks(database)} == {"van": 1}
+
+
+def test_a_visit_has_the_episodes_of_its_track(projection: Projection, tmp_path: Path) -> None:
+    """Visit n is track n from frame n to n + 10."""
+
+    def told(step: Step, began: int, last: int, track: int, rank: int) -> None:
+        said = change(step, began, last, rank=rank, tracks=(99, track))
+        at = Position(1, 200 + 2 * rank + (step == "end"))
+        projection.take([EventEntry("door", at, START, None, Changes((said,)))])
+
+    spans = [(5, 9, 5), (5, 9, 6), (16, 20, 5), (1, 4, 5)]  # the last two miss track 5
+    for rank, (began, last, track) in enumerate(spans):
+        told("start", began, last, track, rank)
+        told("end", began, last, track, rank)
+    told("start", 2, 2, 5, 9)  # open, so it may have been passed on
+    with opened(tmp_path / FILE) as database:
+        found = search(VisitIndex(), database, VisitQuery()).found
+    episodes = {each.visit.track: each.visit.episodes for each in found}
+    assert episodes[5] == ("door/visitor/1-2/9", "door/visitor/1-5/0")
+    assert episodes[6] == ("door/visitor/1-5/1",)
+    assert episodes[7] == ()
 
 
 # Of version 4, by hand: visits without a number, and streams without a stage.
