@@ -345,7 +345,8 @@ class Detect(Stage[DetectState]):
         labels = served.detector.labels
         objects = self._objects_of(item.source, estimate, labels)
         sure: Mapping[str, float] = {}
-        if self.options.gate.mode != "off":
+        # Inside a mask nothing counts as changed, so there a person who stirs looks still.
+        if self.options.gate.mode != "off" and not self.options.gate.masks.get(item.source):
             sure = {each.label: served.sure[each.label] for each in (*objects, *hidden)}
         return detections_of(plan, estimate, served.models, view, labels, objects, sure)
 

@@ -121,17 +121,22 @@ def test_an_answer_is_in_source_pixels_and_says_how_it_came_about(stage: Detect)
 
 
 def test_only_with_a_gate_and_the_usual_scores_is_a_score_sure(folder: Path) -> None:
-    cases: tuple[tuple[Mode, float | None], ...] = (
-        ("crops", None),
-        ("off", None),
-        ("crops", LEAST),
-    )
-    sure = {}
-    for mode, least in cases:
-        [said], _ = answers(detect(folder, mode, min_score=least), item(1, 0, picture=1))
-        sure[mode, least] = said.sure
-    assert sure["crops", None] > 0.4
-    assert sure["off", None] == sure["crops", LEAST] == 0
+    masks = {"a": [[[0, 0], [9, 0], [9, 9]]]}
+    gates = {
+        "usual": GateOptions(mode="crops"),
+        "off": GateOptions(mode="off"),
+        "masked": GateOptions(mode="crops", masks=masks),
+    }
+    labels, sure = {}, {}
+    for name, gate in gates.items():
+        [said], _ = answers(detect(folder, gate=gate, min_score=None), item(1, 0, picture=1))
+        labels[name], sure[name] = {each.label for each in said.objects}, said.sure
+    assert set(sure["usual"]) >= labels["usual"] == labels["masked"]
+    assert min(sure["usual"].values()) > 0.4
+    assert sure["off"] == sure["masked"] == {}  # in a mask nothing changes, so nothing is judged
+    [said], _ = answers(detect(folder, min_score=LEAST), item(1, 0, picture=1))
+    assert said.objects
+    assert set(said.sure.values()) == {0.0}
 
 
 def test_batch_and_company_change_nothing(stage: Detect) -> None:
