@@ -21,6 +21,7 @@ SEEN: Final = ("detected", "escalated")
 _LEAST_LOOKS: Final = 3
 _MOVED: Final = 0.5  # heights over which the centre has moved, from which an object moves
 _LEAST_HEIGHT: Final = 0.7  # share of its mean height, below which a box may be another thing
+_OTHER_SHAPE: Final = 1.1  # ratio of its width by height to the mean one, above which it is another
 _REFUTED_MS: Final = 10_000  # as long as an answer of the heavy model corrects detect
 _UNMOVED: Final = 0.25  # heights up to which the centre of an object has never moved
 _GRACE_MS: Final = 5000  # compared time that a living thing has to move, or to change the picture
@@ -45,6 +46,7 @@ class TrackEvidence(NamedTuple):
                    sure; older time counts less, see `compared`
     stirred_ms     the part of it in which the gate saw changes in the box
     top            greatest score in the looks
+    widths         sum of the widths of its box in these, tenths of a pixel
     """
 
     looks: int = 0
@@ -57,6 +59,7 @@ class TrackEvidence(NamedTuple):
     compared_ms: int = 0
     stirred_ms: int = 0
     top: float = 0.0
+    widths: int = 0
 
     def after(self, detected: Object) -> TrackEvidence:
         """Return the evidence after a frame with the object."""
@@ -64,10 +67,18 @@ class TrackEvidence(NamedTuple):
             return self
         x = round(TENTHS * (detected.box[0] + detected.box[2]) / 2)
         y = round(TENTHS * (detected.box[1] + detected.box[3]) / 2)
+        width = round(TENTHS * (detected.box[2] - detected.box[0]))
         height = round(TENTHS * (detected.box[3] - detected.box[1]))
         if not self.looks:
             return self._replace(
-                looks=1, left=x, right=x, upper=y, lower=y, heights=height, top=detected.score
+                looks=1,
+                left=x,
+                right=x,
+                upper=y,
+                lower=y,
+                heights=height,
+                top=detected.score,
+                widths=width,
             )
         return self._replace(
             looks=self.looks + 1,
@@ -77,6 +88,7 @@ class TrackEvidence(NamedTuple):
             lower=max(self.lower, y),
             heights=self.heights + height,
             top=max(self.top, detected.score),
+            widths=self.widths + width,
         )
 
     def compared(self, is_stirring: bool, lasts_ms: int) -> TrackEvidence:
@@ -100,13 +112,16 @@ class TrackEvidence(NamedTuple):
         return way / (TENTHS * max(detected.box[3] - detected.box[1], 1.0))
 
     def is_shrunk(self, detected: Object) -> bool:
-        """Return whether the box is much lower than the object was in the mean of its looks.
+        """Return whether the box is much lower than the object was in the mean of its looks, and of
+        another shape.
 
         Behind a sign or a lamp, the track of a person can continue on the sign. Its way is then
-        that of the person.
+        that of the person. A person who walks away gets lower as well, and as much narrower.
         """
-        height = TENTHS * (detected.box[3] - detected.box[1])
-        return height * self.looks < _LEAST_HEIGHT * self.heights
+        height = TENTHS * (detected.box[3] - detected.box[1]) * self.looks
+        width = TENTHS * (detected.box[2] - detected.box[0]) * self.looks
+        is_low = height < _LEAST_HEIGHT * self.heights
+        return is_low and width * self.heights > _OTHER_SHAPE * height * self.widths
 
 
 def is_moving(evidence: TrackEvidence, detected: Object, ms: int) -> bool:

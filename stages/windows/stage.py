@@ -36,7 +36,7 @@ from framegate.stages.windows.object_window import (
 
 log = logging.getLogger(__name__)
 
-LAYOUT: Final = 2  # of the stored windows; each change of ObjectWindow or TrackEvidence adds 1
+LAYOUT: Final = 3  # of the stored windows; each change of ObjectWindow or TrackEvidence adds 1
 # Seconds without the object after which its track has ended. The tracker continues a track that
 # was lost for up to one second of looks.
 END_S: Final = 5.0

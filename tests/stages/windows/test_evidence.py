@@ -66,6 +66,19 @@ def test_a_candidate_whose_box_shrinks_to_a_thing_that_hides_it_is_hidden() -> N
     assert all(shown([*walking, partly_hidden], published=False)[2:])
 
 
+@pytest.mark.parametrize("looks", [40, 80, 200])
+def test_a_candidate_that_walks_away_is_not_hidden(looks: int) -> None:
+    """From 200 to 50 pixels in 4 to 20 s, while the mean of all looks is 125 or more."""
+    frames = []
+    for number in range(looks):
+        height = 200 - 150 * number / (looks - 1)
+        box = (50.0, 300 - height, 50 + height / 2, 300.0)
+        frames.append(msgspec.structs.replace(person(50.0), box=box))
+    found = shown(frames, published=False)
+    first = found.index(True)
+    assert found[first:] == [True] * (looks - first)
+
+
 def test_a_carried_box_is_no_evidence() -> None:
     frames = [person(20.0 * n, origin="moved") for n in range(8)]
     assert not any(shown(frames, published=False))
