@@ -138,10 +138,15 @@ class ChangedPartsWriter:
             return
         self._untrimmed = 0
         limit = self.max_bytes - FILE_BYTES
-        self._trimming = threading.Thread(
+        trimming = threading.Thread(
             target=_trim_logged, args=(self.data, source, limit, begun), daemon=True
         )
-        self._trimming.start()
+        try:
+            trimming.start()
+        except RuntimeError as error:  # no thread is left
+            log.warning("%s: old changed parts are not removed now: %s", self.data / FOLDER, error)
+            return
+        self._trimming = trimming
 
 
 def _trim_logged(data: Path, source: str, max_bytes: int, begun: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -156,6 +157,20 @@ def test_many_short_epochs_are_trimmed_together(tmp_path: Path) -> None:
     assert 1 <= trims < 10  # it was one for each epoch
     nbytes = sum(512 * file.path.stat().st_blocks for file in parts_files(tmp_path, "door"))
     assert nbytes <= FILE_BYTES
+
+
+def test_without_a_thread_to_trim_frames_are_still_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(thread: threading.Thread) -> None:  # noqa: ARG001
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fails)
+    writer = ChangedPartsWriter(tmp_path, 2 * FILE_BYTES)
+    writer.keep("live", Position(1, 0), 5.0, (640, 360), None)
+    writer.close()
+    assert "can't start new thread" in caplog.text
+    assert len(list(tmp_path.rglob("*.parts"))) == 1
 
 
 def test_sources_that_are_gone_keep_no_space(tmp_path: Path) -> None:
