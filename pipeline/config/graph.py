@@ -13,6 +13,7 @@ from framegate.pipeline.contracts.keys import (
     LISTEN,
     NAME_RULE,
     SOUND,
+    VISITS,
     is_name,
 )
 from framegate.pipeline.contracts.spec import StageSpec
@@ -24,6 +25,7 @@ RESERVED = {
     COLLECT: "the table [learn]",
     SOUND: "the table [sound]",
     LISTEN: "rules about sounds",
+    VISITS: "the stream of visits",
 }
 SHARD: Final = "shard"
 """The worker of `[placement]` that `[workers] shards` multiplies."""

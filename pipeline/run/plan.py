@@ -403,11 +403,11 @@ def with_events(config: Config, models: RunModels) -> Config:
 def with_visits(config: Config) -> Config:
     """Add the stage that writes the stream of visits, in the publisher's worker.
 
-    It is not added if results have no visits, or if the user has a stage of its name.
+    It is not added if results have no visits.
     """
     names = {stage.name for stage in config.stages}
     publisher = _publisher(config)
-    if WINDOWS not in names or VISITS in names or not _is_shipped(publisher):
+    if WINDOWS not in names or not _is_shipped(publisher):
         return config
     visits = StageEntry(VISITS, BUILTINS["visits"], publisher.name, "wait", False, 0, {})
     return replace(

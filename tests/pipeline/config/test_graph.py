@@ -40,6 +40,7 @@ def test_the_packaged_chain_has_no_fault() -> None:
     [
         (entry("print", "cache"), "stages.print: this name is reserved for framegate run --json"),
         (entry("save", "cache"), "stages.save: this name is reserved for framegate run --save"),
+        (entry("visits", "cache"), "stages.visits: this name is reserved for the stream of visits"),
         (
             entry("Big", "cache"),
             "stages.Big: not the name of a stage; a name is a lower-case letter",
