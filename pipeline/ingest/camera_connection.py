@@ -243,21 +243,27 @@ class CameraDecoder(DecoderThread):
                 return None
             self.done += 1
             drops = Drops(taken.dropped, taken.burst)
-            sound = self._sound_of(reader, taken)
-            self._put(self._number, before, position, drops, reader.news(), sound)
+            counts = dict(reader.news())
+            sound = self._sound_of(reader, taken, position.epoch, counts)
+            self._put(self._number, before, position, drops, counts, sound)
             self._unreported = NO_DROPS
             self._number += 1
 
-    def _sound_of(self, reader: CameraReader, taken: TakenFrame) -> Sequence[SoundBlock]:
+    def _sound_of(
+        self, reader: CameraReader, taken: TakenFrame, epoch: int, counts: dict[str, int]
+    ) -> Sequence[SoundBlock]:
         """Return the sound that a frame carries: of its own stream if that has any, else of the
-        recorded one.
+        recorded one, whose dropped blocks are added to `counts`.
         """
         if self._recorded is None:
             return taken.sound
         self._recorded.is_heard = not reader.has_sound
         if reader.has_sound:
             return taken.sound
-        return self._recorded.take_sound(taken.frame.pts)
+        blocks, n_dropped = self._recorded.take_sound(taken.frame.pts, epoch)
+        if n_dropped:
+            counts["sound_dropped"] = counts.get("sound_dropped", 0) + n_dropped
+        return blocks
 
     def _take_from(self, reader: CameraReader, before: Frame | None) -> TakenFrame | None:
         """Take the next frame; return None if it needs a new epoch first."""

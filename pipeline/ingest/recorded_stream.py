@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Form, PacketSource, SoundBlock
 from framegate.pipeline.ingest.arrivals import Arrivals
-from framegate.pipeline.ingest.credit import SizeChanges
+from framegate.pipeline.ingest.credit import CHANGES_S, SizeChanges
 from framegate.pipeline.ingest.recorded_sound import RecordedSound
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Take
@@ -45,6 +45,7 @@ class RecordedStream(threading.Thread):
     alignment  relates the clocks of the recorded and of the decoded stream
     size       width and height of the pictures, as last seen; None if there was none. A change
                begins an epoch, so a size that changes too often (see SizeChanges) is not followed
+               until it was the same for CHANGES_S
     has_tried  the size is known, or the first attempt failed
     is_heard   its sound is decoded, because the decoded stream has none
     """
@@ -82,6 +83,7 @@ class RecordedStream(threading.Thread):
         self._backoff = Backoff(min(0.5, max_retry_s), max_retry_s)
         self._changes = SizeChanges()
         self._seen = size
+        self._seen_since = 0.0
         self._is_followed = True  # the size that was seen
         self._stopping = False
         self._stream: PacketSource | None = None
@@ -98,10 +100,12 @@ class RecordedStream(threading.Thread):
         if stream is not None:
             stream.abandon()
 
-    def take_sound(self, until_s: float | None) -> tuple[SoundBlock, ...]:
-        """Return the blocks of sound that ended by a time of the decoded frames; None: all."""
+    def take_sound(self, until_s: float | None, epoch: int) -> tuple[tuple[SoundBlock, ...], int]:
+        """Return the blocks of sound that ended by a time of an epoch's decoded frames, and the
+        number of blocks that were dropped since the last call. None: all blocks.
+        """
         with self._changed:
-            return self._sound.take(until_s)
+            return self._sound.take(until_s, epoch), self._sound.take_dropped()
 
     def run(self) -> None:
         """Connect until `stop`."""
@@ -165,14 +169,17 @@ class RecordedStream(threading.Thread):
         aligned = self.alignment.now()
         if aligned is not None:
             with self._changed:
-                self._sound.put(blocks, aligned.offset_s)
+                self._sound.put(blocks, aligned.offset_s, aligned.epoch)
 
     def _see(self, size: RecordedSize | None, now: float) -> None:
         if size is not None:
             has_too_many = self._changes.too_many(Form(*size), now)
             if size != self._seen:
                 self._seen = size
+                self._seen_since = now
                 self._is_followed = not has_too_many
+            elif now - self._seen_since >= CHANGES_S:
+                self._is_followed = True
         is_new = size != self.size and self._is_followed
         if size is not None and (is_new or not self.has_tried):
             with self._changed:

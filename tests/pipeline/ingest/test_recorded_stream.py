@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.pipeline.ingest.credit import MAX_CHANGES
+from framegate.pipeline.contracts.source import SOUND_RATE, PacketSource, SoundBlock
+from framegate.pipeline.ingest.credit import CHANGES_S, MAX_CHANGES
+from framegate.pipeline.ingest.recorded_sound import RecordedSound
 from framegate.pipeline.ingest.recorded_stream import RecordedStream, RecordedStreamState
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Take
@@ -114,3 +116,37 @@ def test_a_size_that_changes_too_often_is_not_followed(bench: Bench) -> None:
     assert bench.next_report() is None
     assert bench.next_report() == "closed: the camera ended the stream"
     assert bench.recorded.size == (100 + MAX_CHANGES, 100)
+
+
+def test_a_size_that_changed_too_often_is_followed_once_it_stays() -> None:
+    recorded = RecordedStream(
+        "door", no_stream, lambda _: None, threading.Condition(), lambda _: None, DEADLINE_S, 0.01
+    )
+    for n in range(2 * MAX_CHANGES):
+        recorded._see((100 + n, 100), 5.0 + n / 10)
+    stays = (99 + 2 * MAX_CHANGES, 100)
+    changed_s = 5.0 + (2 * MAX_CHANGES - 1) / 10
+    recorded._see(stays, changed_s + CHANGES_S - 1.0)
+    assert recorded.size != stays
+    recorded._see(stays, changed_s + CHANGES_S)
+    assert recorded.size == stays
+
+
+def no_stream(take: Take | None) -> PacketSource:  # noqa: ARG001
+    raise SourceFault("nobody answers", "unreachable")
+
+
+def test_sound_on_the_clock_of_another_epoch_is_dropped() -> None:
+    sound = RecordedSound()
+
+    def block(begins_s: float) -> SoundBlock:
+        return SoundBlock(0, begins_s, True, bytes(4 * SOUND_RATE // 2))
+
+    sound.put([block(0.0), block(0.5)], 1000.0, epoch=1)
+    assert [each.begins_s for each in sound.take(1000.5, 1)] == [1000.0]
+    sound.put([block(1.0), block(1.5)], -1.0, epoch=2)  # its clock begins again
+    assert [each.begins_s for each in sound.take(0.5, 2)] == [0.0]
+    assert sound.take_dropped() == 1
+    assert [each.begins_s for each in sound.take(None, 2)] == [0.5]
+    sound.put([block(n / 2) for n in range(50)], 0.0, epoch=2)
+    assert (sound.take_dropped(), len(sound.take(None, 2))) == (2, 48)
