@@ -107,11 +107,10 @@ def lazy_decoder(
 class LazyDecoder:
     """Decodes one source, lazily. One thread.
 
-    n_held     packets that were held so far
-    n_pending  held packets whose frames are not returned yet
-    counts     lazy:woken:REASON: how often held packets were decoded; lazy:audited: groups that
-               were decoded for the audit; lazy:missed: those in which a frame differed from the
-               first, although nothing else would have shown it
+    n_held  packets that were held so far
+    counts  lazy:woken:REASON: how often held packets were decoded; lazy:audited: groups that were
+            decoded for the audit; lazy:missed: those in which a frame differed from the first,
+            although nothing else would have shown it
     """
 
     def __init__(
@@ -162,8 +161,14 @@ class LazyDecoder:
         self._ahead = 0  # decoded packets without a picture
         self._ahead_at_key = 0
         self.n_held = 0
-        self.n_pending = 0
+        self._n_undecoded = 0  # held packets that were neither woken nor given up
+        self._woken: set[int | None] = set()  # pts of woken packets whose pictures are not returned
         self.counts: dict[str, int] = {}
+
+    @property
+    def n_pending(self) -> int:
+        """Return the number of held packets whose frames are not returned yet. Any thread."""
+        return self._n_undecoded + len(self._woken)
 
     def ask(self, why: Literal["asked", "event"] = "asked") -> None:
         """Decode all frames for the next ASKED_S, and those that are held."""
@@ -228,7 +233,7 @@ class LazyDecoder:
         reason = calm.reason_to_wake(self._calm, group, facts, self._hold_s, is_asked=asked)
         self._held.append(_Held(packet, arrived))
         self.n_held += 1
-        self.n_pending += 1
+        self._n_undecoded += 1
         if reason is None and self._keeps_packets and group.nbytes > _KEPT_BYTES:
             reason = "bound"
         if reason is not None:
@@ -307,10 +312,11 @@ class LazyDecoder:
         undecoded: tuple[UndecodedFrame, ...] = ()
         if held is not None:
             undecoded = self._undecoded(held, frames[0])
-        self.n_pending = 0
         for frame in frames:
             yield DuePicture(frame, arrived, undecoded)
             undecoded = ()
+        self._n_undecoded = 0  # only now, because a stop waits for these frames
+        self._woken.clear()
         self._held = None
         if self._may_hold(key) and not self._is_drawn(packet):
             self._is_warm = is_warm
@@ -366,11 +372,12 @@ class LazyDecoder:
         if reason != "asked":
             self._calm = self._calm.woken()
         key, *others = held
+        self._woken.update(each.packet.pts for each in others)
+        self._n_undecoded = 0
         if not self._is_warm:
             yield from self._decoded_again(key.packet, key.arrived)
         for packet, arrived in others:
             yield from self._decoded(packet, arrived)
-            self.n_pending -= 1
 
     def _decoded_again(self, key: VideoPacket, arrived: float) -> Iterator[DuePicture]:
         """Give the decoder a key frame again whose picture was returned before."""
@@ -403,6 +410,9 @@ class LazyDecoder:
                 if self._is_audit and not self._is_missed:
                     self._is_missed = self._keys.differs(self._planes_of(frame))
             yield DuePicture(frame, arrived)
+            self._woken.discard(frame.pts)
+            if frame.key_frame:
+                self._woken.clear()  # of damaged packets before it
 
     def _see_key_frame(self, frame: av.VideoFrame) -> None:
         """Judge the group before a key frame, now that this one is decoded."""

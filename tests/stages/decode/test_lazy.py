@@ -187,6 +187,32 @@ def test_held_packets_are_decoded_before_a_silent_connection_counts_as_stalled(
     opened.close()
 
 
+@pytest.mark.parametrize("kind", ["h264", "h264-b", "hevc"])
+def test_a_held_packet_is_pending_until_its_frame_is_taken(tmp_path: Path, kind: str) -> None:
+    """A source that is stopped ends once none is pending."""
+    clip = write_room(tmp_path / "room.mp4", kind, range(145, 165))
+    request, options = Request(str(clip), decode="lazy"), DecodeOptions(audited=0.0)
+    opened = open_video(request, options)
+    lazy = lazy_decoder(request, options, opened, opened.decode)
+    assert lazy is not None
+    owed: set[float | None] = set()
+    n_owed = 0
+    for packet in opened.packets():
+        n_held = lazy.n_held
+        taken: set[float | None] = set()
+        for due in lazy.pictures(packet, 0.0):
+            assert lazy.n_pending > 0 or not owed
+            taken |= {due.frame.time, *(frame.pts for frame in due.undecoded)}
+            owed -= taken
+        if lazy.n_held > n_held:
+            owed |= {seconds_of(packet)} - taken
+        n_owed = max(n_owed, len(owed))
+        assert lazy.n_pending > 0 or not owed
+    opened.close()
+    assert n_owed > 5
+    assert (owed, lazy.n_pending) == (set(), 0)
+
+
 def test_a_request_wakes_a_calm_source_until_the_key_frame_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
