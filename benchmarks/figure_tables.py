@@ -79,7 +79,10 @@ def _fixed(value: float | None, sign: str = "") -> str:
 
 
 def _trackers(result: dict[str, Any]) -> str:
-    """Return the rows by clip; clips with labelled tracks come first, then those that report."""
+    """Return the rows by clip; clips with labelled tracks come first, then those that report.
+
+    The last rows have the mean F1 of the clips that report.
+    """
     rows = []
     for row in sorted(result["rows"], key=_order_of_trackers):
         clip = row["clip"]
@@ -90,6 +93,13 @@ def _trackers(result: dict[str, Any]) -> str:
         cells += [_fixed(row[key]) for key in keys]
         cells += [_cell(row[key]) for key in ("id_switches", "jumps")]
         rows.append(cells)
+    f1s: dict[tuple[str, str], list[float]] = {}
+    for row in result["rows"]:
+        if row["role"] == "reports":
+            f1s.setdefault((row["tracker"], row["settings"]), []).append(row["f1"] or 0.0)
+    for side, values in f1s.items():
+        mean = sum(values) / len(values)
+        rows.append(["mean of those that report", *side, "-", "-", _fixed(mean), *"-----"])
     return _table(
         "clip | tracker | settings | precision | recall | F1 | HOTA | IDF1 | ID switches | jumps",
         rows,
