@@ -65,8 +65,8 @@ _HIGH: Final = (0.19, 0.22, 0.25, 0.3, 0.4, 0.5, 0.6)
 _STARTS: Final = (0.0, 0.05, 0.1, 0.2, 0.3)  # above the score of the first round
 _THEN: Final[dict[str, tuple[float, ...]]] = {
     "minimum_consecutive_frames": (1, 2, 3, 5),
-    "minimum_iou_threshold": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
-    "lost_track_buffer": (5, 10, 30, 60),
+    "minimum_iou_threshold": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "lost_track_buffer": (0, 1, 2, 3, 5, 10, 30, 60),
 }
 
 
