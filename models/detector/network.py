@@ -350,10 +350,12 @@ class Network:
         # `cancel` succeeds if the thread has not started; then compiling here is sooner.
         if compiled is None or has_failed or compiled.cancel():
             compiled = Future()
+            compiled.set_running_or_notify_cancel()  # so that `close` on another thread leaves it
             self._keep(shape, compiled)
             try:
                 compiled.set_result(self._compile(shape))
-            except BaseException:
+            except BaseException as fault:
+                compiled.set_exception(fault)
                 del self._fixed[shape]
                 raise
         self._fixed.move_to_end(shape)

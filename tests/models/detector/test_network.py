@@ -128,6 +128,31 @@ def test_one_thread_at_a_time_compiles_with_a_cache(monkeypatch, tmp_path):
         list(threads.map(lambda each: each.warm_up([(32, 32)]), networks))
 
 
+def test_a_network_that_another_thread_compiles_is_waited_for(monkeypatch):
+    """A thread whose answer is overdue may still compile when the next one asks."""
+    compile_model = core().compile_model
+    has_begun, may_end = threading.Event(), threading.Event()
+    compiled: list[object] = []
+
+    def slow_compile_model(model, *options):
+        compiled.append(model)
+        has_begun.set()
+        assert may_end.wait(DEADLINE_S)
+        return compile_model(model, *options)
+
+    monkeypatch.setattr(core(), "compile_model", slow_compile_model)
+    slow = Network(shipped("nanodet-plus", "f32"), CELLS, "f32", 1)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(slow.warm_up, [(96, 64)])
+        assert has_begun.wait(DEADLINE_S)
+        second = threads.submit(slow.submit, picture(0))
+        slow.close()
+        may_end.set()
+        first.result(DEADLINE_S)
+        second.result(DEADLINE_S)
+    assert len(compiled) == 1
+
+
 def test_too_many_in_flight(network):
     tokens = [network.submit(picture(i)) for i in range(3)]
     with pytest.raises(TooManyInFlight) as caught:
