@@ -231,9 +231,9 @@ REASONS: dict[tuple[str, str], Reason] = {
         "a filter cannot: it takes a detector that finds more",
     ),
     ("trackers", "clips that report: mean f1"): Reason(
-        "F1 .693, with the chosen settings ByteTrack .740 and OC-SORT .727: they show boxes of "
-        "lower scores, and find more on the car clip (.792, .923 and .833), the dashcam (.519, "
-        ".682 and .617) and the motorway (.863, .910 and .888)",
+        "F1 .693, with the chosen settings ByteTrack .716 and OC-SORT .721: they show boxes of "
+        "lower scores, and find more on the car clip (.792, .902 and .809), the dashcam (.519, "
+        ".625 and .603) and the motorway (.863, .906 and .883)",
         "the windows of tracks, which are not in this benchmark: with them, a moving object of low "
         "score is published; a lower min_score",
     ),
@@ -244,7 +244,7 @@ REASONS: dict[tuple[str, str], Reason] = {
     ),
     ("trackers", "mot16-04-night-1080p"): Reason(
         "with the chosen settings OC-SORT shows each box with a score of 0.3 in its first frame, "
-        "ours objects with a mean of 0.385 over several looks (precision .785 and .928); the "
+        "ours objects with a mean of 0.385 over several looks (precision .805 and .928); the "
         "labels are of eight frames, 0.27 s",
         "a lower min_score at night; a larger input finds twice as many people",
     ),
