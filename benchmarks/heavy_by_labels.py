@@ -1,4 +1,4 @@
-"""The accuracy of the heavy model by people's labels, which certificates state.
+"""The accuracy of the heavy model by labels, which certificates state.
 
 `python -m benchmarks.figures` writes `reference.toml` from the kept result of `benchmarks.truth`:
 the heavy model on every frame of the clips that chose nothing.
@@ -13,7 +13,7 @@ from framegate.models.detector import policy
 
 CONFIGURATION: Final = "heavy-gate-off"  # of `benchmarks.truth`
 _HEAD: Final = """\
-# Accuracy of the heavy model by people's labels: every frame, the clips that chose nothing.
+# Accuracy of the heavy model by labels: every frame, the clips that chose nothing.
 # `python -m benchmarks.figures` writes this file from benchmarks/results/truth.json.
 # Measured at {version}, commit {commit}, {date}, {cpu}.
 """

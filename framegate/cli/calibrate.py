@@ -130,7 +130,7 @@ def promise_of(config: Config, changes: Mapping[str, float] = {}) -> Promise:
 
 
 def shipped_reference() -> Reference:
-    """Return the shipped heavy model, with its accuracy by people's labels."""
+    """Return the shipped heavy model, with its accuracy by labels."""
     from framegate.models.detector import policy
     from framegate.pipeline.promise.reference import reference_of
 

@@ -49,7 +49,7 @@ def register(commands: Any) -> None:
         "verify",
         description="Recompute a certificate: the commitment, the drawn frames, how many may "
         "be wrong, the bound, the verdict and its reason. Print the heavy model that it is about, "
-        "and the accuracy of that model by people's labels. Compare X.json with the "
+        "and the accuracy of that model by labels. Compare X.json with the "
         "declaration X.declared.json beside it, if there is one. Exit code 1 if a "
         "certificate is wrong, certifies nothing or cannot be checked.",
         epilog=ending("framegate verify data/certificates/*.json", page="promise"),

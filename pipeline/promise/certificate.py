@@ -37,7 +37,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     alpha, delta  at most this share of the frames is wrong, with confidence 1 - delta
     share         share of the frames that are audited
     commitment    commitment to the coin that selects them (coin.commitment)
-    reference     the heavy model, and its accuracy by people's labels; None in records of older
+    reference     the heavy model, and its accuracy by labels; None in records of older
                   versions
     """
 

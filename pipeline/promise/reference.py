@@ -1,4 +1,4 @@
-"""The heavy model with which a promise states agreement, and its accuracy by people's labels.
+"""The heavy model with which a promise states agreement, and its accuracy by labels.
 
 A promise is about agreement with that model, so it is worth as much as the model. `reference.toml`
 has the accuracy; `python -m benchmarks.figures` writes it from the result of `benchmarks.truth`.
@@ -35,9 +35,9 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return a sentence for users, without its full stop."""
         names = f"the heavy model is {' + '.join(self.networks)}"
         if self.f1 is None:
-            return f"{names}; its accuracy by people's labels was not measured"
+            return f"{names}; its accuracy by labels was not measured"
         return (
-            f"{names}; by people's labels, its mean F1 is {self.f1:.2f} in {self.clips} clips "
+            f"{names}; by labels, its mean F1 is {self.f1:.2f} in {self.clips} clips "
             f"({self.labels} objects; lowest: {self.lowest_f1:.2f})"
         )
 

@@ -1,4 +1,4 @@
-"""Choose a detector for each source, and state what another one finds more, by people's labels.
+"""Choose a detector for each source, and state what another one finds more, by labels.
 
 `found_by_labels.toml` has what whole runs found in the labelled clips of `benchmarks/truth`.
 """

@@ -1,4 +1,4 @@
-"""The heavy model in certificates: which one, and how accurate by people's labels."""
+"""The heavy model in certificates: which one, and how accurate by labels."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_another_model_has_no_accuracy_until_it_is_measured() -> None:
     other = reference_of(("large-640",))
     assert other == Reference(("large-640",))
     assert str(other) == (
-        "the heavy model is large-640; its accuracy by people's labels was not measured"
+        "the heavy model is large-640; its accuracy by labels was not measured"
     )
     assert str(HEAVY) == (
-        "the heavy model is small-416 + large-640; by people's labels, its mean F1 is 0.81 in 5 "
+        "the heavy model is small-416 + large-640; by labels, its mean F1 is 0.81 in 5 "
         "clips (1234 objects; lowest: 0.50)"
     )
 

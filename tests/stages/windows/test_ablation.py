@@ -1,4 +1,4 @@
-"""Without the stage windows, F1 by people's labels falls.
+"""Without the stage windows, F1 by labels falls.
 
 The input is what detect gave on labelled clips. `record` makes it; here no network runs. On PETS
 2009 the windows change few objects: their gain is 0.000 to 0.025, by the precision of the network.
