@@ -52,9 +52,7 @@ def test_the_kept_accuracy_is_of_the_heavy_model_that_ships() -> None:
 def test_another_model_has_no_accuracy_until_it_is_measured() -> None:
     other = reference_of(("large-640",))
     assert other == Reference(("large-640",))
-    assert str(other) == (
-        "the heavy model is large-640; its accuracy by labels was not measured"
-    )
+    assert str(other) == ("the heavy model is large-640; its accuracy by labels was not measured")
     assert str(HEAVY) == (
         "the heavy model is small-416 + large-640; by labels, its mean F1 is 0.81 in 5 "
         "clips (1234 objects; lowest: 0.50)"
