@@ -334,6 +334,8 @@ def test_a_reply_on_its_way_keeps_nobody_from_looking(store: EmbeddedStore) -> N
             wait_until(
                 "both are taken", lambda: client.xpending(keys.HEAVY_ASKS, GROUP)["pending"] == 2
             )
+            # The store may tell us before it tells the worker; with the next call both are told.
+            client.ping()
             assert store.process is not None
             store.process.send_signal(signal.SIGSTOP)
             try:
