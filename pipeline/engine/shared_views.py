@@ -175,10 +175,27 @@ class SharedViews:
         return store.reading(item.record.number, item.position)
 
     def undecoded_pixels(self, item: Item, decode: DecodePackets) -> bytes:
-        """Return the pixels of a frame that was not decoded; see stage.Context."""
+        """Return the pixels of a frame that was not decoded; see stage.Context.
+
+        After a kill of the whole run, the decoder of a file reads the packets again. It stores a
+        group before the frame behind it. So a group that is missing although its frame is there
+        never comes. The frame must be looked up first: both may come in between.
+        """
         record = item.record
-        group = self.packet_store(item.source).read(item.position.epoch, record.number)
+        is_passed = self._is_settled(item)
+        try:
+            group = self.packet_store(item.source).read(item.position.epoch, record.number)
+        except FrameLost as lost:
+            raise FrameLost(str(lost), final=lost.final or is_passed) from lost
         return group.pixels_at(record.pts, record.form, decode)
+
+    def _is_settled(self, item: Item) -> bool:
+        """Return whether the frame of an item's number is in the frame store, or lost for good."""
+        try:
+            store = self.frame_store(item.source, item.record.form, make=False)
+        except FrameStoreFull:
+            return False
+        return store.is_settled(item.record.number)
 
     def wake(self, source: str) -> None:
         """Make a camera that is decoded lazily decode all frames for some seconds.
@@ -193,8 +210,7 @@ class SharedViews:
     def packet_store(self, source: str, make: bool = False) -> PacketStore:
         """Return the store for packets of undecoded frames of a source.
 
-        Raises FrameLost, which is final, if it does not exist; with `make`, FrameStoreFull if there
-        is no room.
+        Raises FrameLost if it does not exist; with `make`, FrameStoreFull if there is no room.
         """
         store = self._packets.get(source)
         if store is None or store.retired:
@@ -205,7 +221,7 @@ class SharedViews:
             except FrameStoreFull as error:
                 if make:
                     raise
-                raise FrameLost(f"source {source}: {error}", final=True) from error
+                raise FrameLost(f"source {source}: {error}") from error
             store = _mapped(descriptor, lambda: PacketStore(descriptor, slots))
             self._packets[source] = store
         return store

@@ -332,8 +332,9 @@ class DecoderThread(threading.Thread, ABC):
         if undecoded is None:
             undecoded = frame.undecoded
         self._last_store = self._frame_store(frame.form)
-        self._fill(self._last_store, number, frame, position)
+        # Packets first: see SharedViews.undecoded_pixels.
         self._put_packets(undecoded, number, position.epoch)
+        self._fill(self._last_store, number, frame, position)
         arrived = frame.arrived_mono or time.monotonic()
         if self._recorded_in is not None and position.epoch != self._recorded_epoch:
             due_from = self._worker.due_from(frame.pts, arrived)

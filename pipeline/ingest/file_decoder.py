@@ -139,9 +139,9 @@ class FileDecoder(DecoderThread):
             self._put_sound(frame.sound, (wanted or self._start_point).position.epoch)
         if wanted is not None and wanted.form == frame.form:
             store = self._frame_store(frame.form)
+            self._put_packets(frame.undecoded, wanted.number, wanted.position.epoch)
             if not store.holds(wanted.number, wanted.position):
                 self._fill(store, wanted.number, frame, wanted.position)
-            self._put_packets(frame.undecoded, wanted.number, wanted.position.epoch)
         with self._changed:
             self._refills.pop(index, None)
 

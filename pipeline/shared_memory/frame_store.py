@@ -36,7 +36,8 @@ PAGE = 4096
 # each frame.
 _WRITER, _RETIRED, _SLOTS, _SLOT_BYTES, _WANTED_MS = range(5)
 _HEAD_BYTES = 40
-# A slot's header: epoch, seq, count of writes, whether the frame is lost; padded to a cache line.
+# A slot's header: epoch, seq, count of writes, whether the frame is lost, number of the frame;
+# padded to a cache line.
 _HEADER_WORDS = 8
 
 _IN_ORDER = ("x86_64", "AMD64")  # these CPUs show stores to other CPUs in the order of the program
@@ -168,6 +169,12 @@ class FrameStore:
         """Return whether a frame is complete in its slot."""
         return self._slot_holds(number % self.slots, position)
 
+    def is_settled(self, number: int) -> bool:
+        """Return whether a frame is complete in its slot, or lost for good."""
+        at = number % self.slots * _HEADER_WORDS
+        is_there = self._headers[at] > 0 and self._headers[at + 4] == number
+        return is_there and (self._headers[at + 2] % 2 == 0 or self._headers[at + 3] == 1)
+
     def _slot_holds(self, slot: int, position: Position) -> bool:
         at = slot * _HEADER_WORDS
         in_slot = (self._headers[at], self._headers[at + 1])
@@ -190,13 +197,14 @@ class FrameStore:
         at = number % self.slots * _HEADER_WORDS
         self._headers[at + 2] |= 1
         self._headers[at], self._headers[at + 1] = position
+        self._headers[at + 4] = number
         self._headers[at + 3] = 1
 
     def writing(self, number: int, position: Position) -> SlotWrite:
         """Return a context with the bytes of the frame's slot; its end completes the frame."""
         slot = number % self.slots
         at = slot * _HEADER_WORDS
-        return SlotWrite(self._headers, at, position, self._slots[slot], self._in_order)
+        return SlotWrite(self._headers, at, number, position, self._slots[slot], self._in_order)
 
     def reading(self, number: int, position: Position) -> SlotRead:
         """Return a context with the frame's bytes, read-only.
@@ -231,18 +239,20 @@ class SlotWrite:
     after the last.
     """
 
-    __slots__ = ("_at", "_headers", "_in_order", "_pixels", "_position")
+    __slots__ = ("_at", "_headers", "_in_order", "_number", "_pixels", "_position")
 
     def __init__(
         self,
         headers: memoryview,
         at: int,
+        number: int,
         position: Position,
         pixels: memoryview,
         in_order: Callable[[], None],
     ) -> None:
         self._headers = headers
         self._at = at
+        self._number = number
         self._position = position
         self._pixels = pixels
         self._in_order = in_order
@@ -253,6 +263,7 @@ class SlotWrite:
         headers[at + 2] |= 1
         headers[at], headers[at + 1] = self._position
         headers[at + 3] = 0
+        headers[at + 4] = self._number
         self._in_order()  # readers see the odd count before the first new pixel
         return self._pixels
 

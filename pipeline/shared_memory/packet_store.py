@@ -58,8 +58,10 @@ class PacketStore:
         self, epoch: int, number: int, packets: bytes, masks: Sequence[Polygon], token: int
     ) -> None:
         """Store a group before frame `number` (as in records.Record). One that is too large is
-        left out. Raise Fenced if the writer's token is later.
+        left out, and one that is there stays. Raise Fenced if the writer's token is later.
         """
+        if self._groups.holds(number, Position(epoch, number)):  # a file is decoded again
+            return
         content = msgspec.msgpack.encode(StoredGroup(packets, tuple(masks)))
         if len(content) > _SLOT_BYTES - _LENGTH_BYTES:
             return
@@ -70,13 +72,13 @@ class PacketStore:
             slot[_LENGTH_BYTES : _LENGTH_BYTES + len(content)] = content
 
     def read(self, epoch: int, number: int) -> StoredGroup:
-        """Return the group before frame `number`. Raise FrameLost, which is final, without it."""
+        """Return the group before frame `number`. Raise FrameLost, as of a frame, without it."""
         try:
             with self._groups.reading(number, Position(epoch, number)) as slot:
                 end = _LENGTH_BYTES + int.from_bytes(slot[:_LENGTH_BYTES], "little")
                 content = bytes(slot[_LENGTH_BYTES:end])
         except FrameLost as lost:
-            raise FrameLost(f"the packets before frame {number}: {lost}", final=True) from lost
+            raise FrameLost(f"the packets before frame {number}: {lost}", lost.final) from lost
         return msgspec.msgpack.decode(content, type=StoredGroup)
 
     def close(self) -> None:

@@ -33,8 +33,8 @@ PROMISE = (
 )
 
 
-def kill_after(run: Run, frames: int, worker: str) -> None:
-    """Kill a worker once so many frames of the room are published."""
+def kill_after(run: Run, frames: int, worker: str = "") -> None:
+    """Kill a worker, or the whole run, once so many frames of the room are published."""
 
     def is_there() -> bool:
         try:
@@ -43,7 +43,10 @@ def kill_after(run: Run, frames: int, worker: str) -> None:
             return False
 
     wait_until("frames are published", is_there)
-    os.kill(run.worker(worker) or 0, signal.SIGKILL)
+    if worker:
+        os.kill(run.worker(worker) or 0, signal.SIGKILL)
+    else:
+        run.kill()
 
 
 def certificates_in(folder: Path) -> list[Certificate]:
@@ -64,6 +67,7 @@ def drawn_in(certificate: Certificate) -> list[int]:
 
 
 def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
+    """A worker is killed, then the whole run, with the memory of the packets."""
     clip = write_room(tmp_path / "room.mp4", "h264", MOVES, SECONDS)
     common = f'[sources.room]\nurl = "{clip}"\ndecode = "lazy"\n[http]\nlisten = "off"\n{PROMISE}'
     found = {}
@@ -82,6 +86,9 @@ def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
         run = Run(folder, "-c", str(config))
         if killed:
             kill_after(run, 100, killed)
+        if name == "killed":
+            kill_after(run, 300)
+            run = Run(folder, "--resume", "-c", str(config))
         assert run.wait() == 0, run.log.read_text(encoding="utf-8")
         found[name] = published_in(folder, ["room"])["room"]
     whole = found["whole"].results

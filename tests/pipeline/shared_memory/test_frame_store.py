@@ -74,6 +74,18 @@ def test_the_same_frame_written_again_while_it_is_read_is_lost(
         put(writer, 0, Position(1, 0), 1)
 
 
+def test_a_frame_is_settled_once_it_is_complete_or_given_up(
+    stores: tuple[FrameStore, FrameStore],
+) -> None:
+    writer, reader = stores
+    assert not reader.is_settled(0)
+    with writer.writing(2, Position(1, 6)):
+        assert not reader.is_settled(2)
+    assert [number for number in range(12) if reader.is_settled(number)] == [2]
+    writer.give_up(2 + SLOTS, Position(1, 9))
+    assert [number for number in range(12) if reader.is_settled(number)] == [2 + SLOTS]
+
+
 def test_a_later_writer_fences_an_earlier_one(stores: tuple[FrameStore, FrameStore]) -> None:
     zombie, successor = stores
     zombie.become_writer(3)
