@@ -134,14 +134,21 @@ class UndecodedFrame(NamedTuple):
 
     Fields as in Frame. Its form is that of the frame before.
 
-    packets  of its group, as the stages that decode write them, at most GROUP_BYTES. All frames of
-             a group have the same. b"" unless the Request has keeps_packets
+    packets  of its group, for the decoder's own DecodePackets, at most GROUP_BYTES. All frames of a
+             group have the same. b"" unless the Request has keeps_packets
     """
 
     pts: float | None
     arrived_mono: float | None
     captured: float | None = None
     packets: bytes = b""
+
+
+DecodePackets = Callable[[bytes, float | None, Form], bytearray]
+"""Return the pixels of the frame at a time in UndecodedFrame.packets; FrameLost if it has none.
+
+A decoder that keeps packets has it as its static method `pixels_of`.
+"""
 
 
 class Frame(Protocol):

@@ -196,11 +196,7 @@ def _no_sound(source: str, block: int) -> SoundPort:
     raise FrameLost(f"source {source}: no sound in blocks of {block} is kept", final=True)
 
 
-DecodePackets = Callable[[bytes, float | None, Form], bytearray]
-"""Return the pixels of the frame at a time in UndecodedFrame.packets; FrameLost if it has none."""
-
-
-def _no_packets(item: Item, decode: DecodePackets) -> bytes:  # noqa: ARG001
+def _no_packets(item: Item) -> bytes:
     raise FrameLost(f"source {item.source}: no packets are kept", final=True)
 
 
@@ -232,8 +228,8 @@ class Context:
             change
     sound   (source, samples of a block) returns the sound of the source; `record.sound` numbers its
             blocks. FrameLost if none is kept
-    undecoded_pixels  (item, decode) returns the bytes that `pixels` would give, with masks, of a
-            frame that was not decoded. FrameLost if its packets are missing
+    undecoded_pixels  (item) returns the bytes that `pixels` would give, with masks, of a frame that
+            was not decoded. FrameLost if its packets are missing
     wake    (source) makes a camera that is decoded lazily decode all frames for some seconds
     """
 
@@ -250,7 +246,7 @@ class Context:
     model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
     filters: Callable[[str], Mapping[str, ObjectFilter]] = lambda source: NO_FILTERS  # noqa: ARG005
     sound: Callable[[str, int], SoundPort] = _no_sound
-    undecoded_pixels: Callable[[Item, DecodePackets], bytes] = _no_packets
+    undecoded_pixels: Callable[[Item], bytes] = _no_packets
     wake: Callable[[str], None] = lambda source: None  # noqa: ARG005
 
 

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple, TypeVar
 from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.source import DecodePackets, Form
 from framegate.pipeline.contracts.spec import SourceSpec
-from framegate.pipeline.contracts.stage import DecodePackets, Item
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import FramesKept
 from framegate.pipeline.shared_memory.frame_store import (
@@ -176,6 +176,8 @@ class SharedViews:
 
     def undecoded_pixels(self, item: Item, decode: DecodePackets) -> bytes:
         """Return the pixels of a frame that was not decoded; see stage.Context.
+
+        decode  is the decoder's. Stages never get packets, because these have no masks
 
         After a kill of the whole run, the decoder of a file reads the packets again. It stores a
         group before the frame behind it. So a group that is missing although its frame is there

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from framegate.pipeline.contracts.errors import Exit, Fenced, FramegateError, StageRefused
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import Context, Stage
 from framegate.pipeline.engine.control_line import Answers, ControlLine
@@ -161,6 +162,12 @@ def _open(stage: StageSpec, context: Context) -> Stage[Any]:
 
 
 def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context:
+    decode = next(each for each in spec.stages if each.input is None)
+
+    def decode_packets(packets: bytes, pts: float | None, form: Form) -> bytearray:
+        pixels: bytearray = load(decode.use).pixels_of(packets, pts, form)
+        return pixels
+
     return Context(
         pixels=shared.pixels,
         now=time.time,
@@ -171,7 +178,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         sound=shared.sound_store,
-        undecoded_pixels=shared.undecoded_pixels,
+        undecoded_pixels=functools.partial(shared.undecoded_pixels, decode=decode_packets),
         wake=shared.wake,
         model=shared.model_of,
         filters=shared.filters_of,

@@ -14,9 +14,8 @@ import msgspec
 
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.source import GROUP_BYTES, Form
+from framegate.pipeline.contracts.source import GROUP_BYTES, DecodePackets, Form
 from framegate.pipeline.contracts.spec import Polygon
-from framegate.pipeline.contracts.stage import DecodePackets
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.masks import Masks
 

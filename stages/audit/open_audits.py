@@ -231,10 +231,7 @@ class AuditQueries:
 
     def _pixels(self, item: Item) -> bytes:
         if item.record.undecoded:
-            # Here, because PyAV takes 0.07 s of CPU time, and few runs decode lazily.
-            from framegate.stages.decode.held_group import pixels_at
-
-            return self._context.undecoded_pixels(item, pixels_at)
+            return self._context.undecoded_pixels(item)
         with self._context.pixels(item) as view:
             return bytes(view)
 

@@ -10,7 +10,7 @@ import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from framegate.pipeline.contracts.source import DecoderGuard, Request
+from framegate.pipeline.contracts.source import DecoderGuard, Form, Request
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.options import DecodeOptions
 
@@ -62,6 +62,13 @@ class Decode:
         if stream.recorder is not None:
             self._recorders.add(stream.recorder)
         return stream
+
+    @staticmethod
+    def pixels_of(packets: bytes, pts: float | None, form: Form) -> bytearray:
+        """Return the pixels of the frame at `pts` (seconds) of a held group; see held_group."""
+        from framegate.stages.decode.held_group import pixels_at
+
+        return pixels_at(packets, pts, form)
 
     def close(self) -> None:
         """Finish the recordings of connections that were not closed."""

@@ -84,7 +84,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "draw": ("decode",),
         "events": (),
         "windows": (),
-        "audit": ("decode",),
+        "audit": (),
         "detect": (),
         "escalate": ("audit", "detect"),
         "footage": ("decode", "draw"),

@@ -123,7 +123,7 @@ def escalate(
         past=lambda _: past,
         filters=lambda _: filters or {},
         wake=wake,
-        undecoded_pixels=lambda item, _: bytes(item.record.form.nbytes),
+        undecoded_pixels=lambda item: bytes(item.record.form.nbytes),
         ring=ring or rings(),
         asks=lambda _, patience_s: Asks(place, patience_s=patience_s),
     )
