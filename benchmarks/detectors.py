@@ -50,7 +50,6 @@ from framegate.models.detector.network import (
     precisions_of,
     supported,
 )
-from framegate.models.detector.shipped_networks import labels_of
 from framegate.models.picture import ByteArray, NetworkInput, Picture, read_photograph
 
 Measured = Mapping[str, Sequence[Precision]]
@@ -95,7 +94,7 @@ def single(
     """A detector of one network, else as the light one."""
     light = policy.load("light").with_min_score(min_score)
     choices = replace(light, name=member, members=(member,))
-    known = coco.class_ids(labels_of(choices))
+    known = coco.class_ids(choices.labels)
     return build(choices, precision, threads, known)
 
 

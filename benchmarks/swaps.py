@@ -29,7 +29,7 @@ from benchmarks.harness.report import (
 )
 from benchmarks.harness.served_cameras import ServedCameras, served
 from framegate.pipeline.run.rpc import Use
-from framegate.stages.detect.pinned_models import choose
+from framegate.stages.detect.prepared_models import choose
 
 CAMERAS, MODELS = 2, 4
 AFTER_S = 2.0

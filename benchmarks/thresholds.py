@@ -37,7 +37,6 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
 from framegate.models.detector.network import Precision, nearest, precisions_of
-from framegate.models.detector.shipped_networks import labels_of
 from framegate.models.picture import read_photograph
 
 SET: Final = "coco128"
@@ -90,7 +89,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
 
 def _groups(name: str) -> dict[str, tuple[str, ...]]:
     """Return the groups of classes that a detector knows."""
-    known = labels_of(policy.load(name))
+    known = policy.load(name).labels
     groups = {}
     for group, labels in GROUPS.items():
         if kept := tuple(label for label in labels if label in known):

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Final
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from framegate.models.boxes import BoolArray, Boxes
-from framegate.models.gate.cells import Grid
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.keys import LISTEN
 from framegate.pipeline.contracts.queries import Predictions
@@ -27,8 +21,9 @@ from framegate.pipeline.contracts.results import (
     PromiseNews,
     Reason,
 )
+from framegate.pipeline.contracts.source import CHANGE_COLUMNS as COLUMNS
+from framegate.pipeline.contracts.source import CHANGE_ROWS as ROWS
 from framegate.pipeline.contracts.visits import Visit
-from framegate.pipeline.recording.changed_parts import COLUMNS, ROWS
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -189,65 +184,8 @@ class ChangedParts(msgspec.Struct, frozen=True, array_like=True):
         return changed / ((right - left) * (bottom - top))
 
 
-def changes_of(hot: BoolArray, grid: Grid) -> ChangedParts | None:
-    """Return the parts with a changed tile; None if no tile changed.
-
-    hot  bool (tile_rows, tile_columns)  the changed tiles
-    """
-    if not np.count_nonzero(hot):
-        return None
-    rows, columns = _spread(grid)
-    parts = (rows @ hot.astype(np.float32) @ columns) > 0
-    width, height = _part(grid)
-    return ChangedParts(width, height, np.packbits(parts).tobytes())
-
-
 def _span(low: float, high: float, size: int, count: int) -> tuple[int, int]:
     """Return the range of parts from `low` to `high` in pixels, at least one, inside the grid."""
     start = min(max(int(low // size), 0), count - 1)
     end = min(max(int(-(-high // size)), start + 1), count)
     return start, end
-
-
-def _part(grid: Grid) -> tuple[int, int]:
-    """Return the width and height of a part in source pixels."""
-    return math.ceil(grid.width / COLUMNS), math.ceil(grid.height / ROWS)
-
-
-@lru_cache(64)
-def _spread(grid: Grid) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return 0/1 matrices: the tile rows in each row of parts, (ROWS, tile_rows), and the tile
-    columns in each column of parts, (tile_columns, COLUMNS).
-    """
-    width, height = _part(grid)
-    down = _overlap(grid.tile_rows, grid.tile_px, grid.height, height, ROWS)
-    across = _overlap(grid.tile_columns, grid.tile_px, grid.width, width, COLUMNS)
-    return down, across.T
-
-
-def _overlap(
-    tiles: int, tile_px: int, length: int, part: int, parts: int
-) -> npt.NDArray[np.float32]:
-    starts = np.arange(tiles) * tile_px
-    ends = np.minimum(starts + tile_px, length)
-    edges = np.arange(parts)[:, None] * part
-    return ((starts < edges + part) & (ends > edges)).astype(np.float32)
-
-
-# -- Predictions of a heavy pass, as boxes and as a message.
-
-
-def as_predictions(boxes: Boxes, models: Sequence[str]) -> Predictions:
-    """Return boxes as a message. It is exact: each float32 is a float64."""
-    rows = tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy.tolist())
-    scores = tuple(boxes.scores.tolist())
-    class_ids = tuple(boxes.class_ids.tolist())
-    return Predictions(rows, scores, class_ids, tuple(models))
-
-
-def as_boxes(predictions: Predictions) -> Boxes:
-    """Return predictions as boxes. Raises ArrayMismatch if their fields do not fit together."""
-    xyxy = np.array(predictions.boxes, np.float32).reshape(-1, 4)
-    scores = np.array(predictions.scores, np.float32)
-    class_ids = np.array(predictions.class_ids, np.int32)
-    return Boxes(xyxy, scores, class_ids)

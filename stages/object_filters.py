@@ -23,7 +23,7 @@ from framegate.models.geometry import Areas
 from framegate.models.tracking.track_state import TrackState
 from framegate.pipeline.contracts.object_filters import ObjectFilter, dropping
 from framegate.pipeline.contracts.queries import Predictions
-from framegate.stages.detections import as_boxes
+from framegate.stages.model_adapters import as_boxes
 
 _CONTINUES: Final = 0.5  # IoU of a box and a passing object from which they are the same object
 _STAY_S: Final = 5.0  # an object that has come to a place is seen there for this long

@@ -39,9 +39,10 @@ from framegate.stages.detect.estimate import EstimateSettings, look_at, settings
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
 from framegate.stages.detect.output import detections_of
-from framegate.stages.detections import Detections, as_boxes, as_predictions
+from framegate.stages.detections import Detections
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence
+from framegate.stages.model_adapters import as_boxes, as_predictions
 from tools.compose_footage import FPS, Photograph, compose, read_photographs
 
 # -- What doubt learns from: footage as the light path sees it, and what the heavy pass says of

@@ -39,7 +39,7 @@ from benchmarks.harness.report import Benchmark, BenchmarkResult, Option, condit
 from benchmarks.promise import cache_folder
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy, precision_trial
-from framegate.stages.escalate.heavy_pass import EscalateOptions
+from framegate.stages.escalate.options import EscalateOptions
 
 _OPTIONS: Final = EscalateOptions()
 SHIPPED: Final = ReplaySetting(_OPTIONS.doubt, _OPTIONS.per_s, _OPTIONS.burst)

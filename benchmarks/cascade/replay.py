@@ -35,11 +35,11 @@ from framegate.pipeline.heavy.asks import Asks
 from framegate.stages.decode.file import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import CacheOptions
-from framegate.stages.detections import Detections, as_predictions
+from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.heavy_pass import EscalateOptions
+from framegate.stages.escalate.options import EscalateOptions, StageOptions
 from framegate.stages.escalate.policy import EscalateState
-from framegate.stages.escalate.stage import StageOptions
+from framegate.stages.model_adapters import as_predictions
 
 Flags = npt.NDArray[np.bool_]
 _TIMED: Final = 40  # heavy passes of each clip

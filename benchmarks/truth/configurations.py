@@ -11,7 +11,6 @@ from benchmarks.harness.configuration import Tables
 from benchmarks.truth import labels
 from framegate.models import coco
 from framegate.models.detector import policy
-from framegate.models.detector.shipped_networks import labels_of
 
 DEFAULT: Final = "default"
 GATE_OFF: Final = "gate-off"
@@ -89,7 +88,7 @@ def for_groups(changes: Tables, groups: Sequence[str]) -> Tables | None:
     if not more:
         return changes
     detect = dict(changes.get(_DETECT, {}))
-    known = labels_of(policy.load(detect.get("detector", "light")))
+    known = policy.load(detect.get("detector", "light")).labels
     if not set(more) <= set(known):
         return None
     detect["classes"] = [*(label for label in coco.CAMERA if label in known), *more]

@@ -90,7 +90,7 @@ def named(text: str | None) -> list[str]:
 
 
 def _use(parsed: argparse.Namespace) -> Exit:
-    from framegate.stages.detect.pinned_models import choose
+    from framegate.stages.detect.prepared_models import choose
 
     folder = Path(find_run(parsed.data).folder)
     with Meter() as tell:
@@ -180,12 +180,11 @@ def _list(parsed: argparse.Namespace) -> Exit:
 def _list_shipped() -> None:
     """Print one line per shipped detector."""
     from framegate.models.detector import policy
-    from framegate.models.detector.shipped_networks import labels_of
 
     for name in policy.names():
         choices = policy.load(name)
         members = ", ".join(choices.members)
-        print(f"{name:<24} shipped   {len(labels_of(choices)):>2} classes  {members}")
+        print(f"{name:<24} shipped   {len(choices.labels):>2} classes  {members}")
 
 
 def _show(parsed: argparse.Namespace) -> Exit:

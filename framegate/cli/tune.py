@@ -423,7 +423,7 @@ def reason(footage: NewFootage, name: str) -> str:
 
 def use_added(parsed: argparse.Namespace, ref: str) -> None:
     """Let the runs among the footage use an added model, for the sources that the footage is of."""
-    from framegate.stages.detect.pinned_models import choose
+    from framegate.stages.detect.prepared_models import choose
 
     for folder, only in _folders(parsed.sources).items():
         run = Path(find_run(folder).folder)

@@ -10,11 +10,12 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import policy
 from framegate.models.detector.answer_cache import Later, Recall
+from framegate.models.detector.device_names import CPU
 from framegate.models.detector.fusion import fuse
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
-from framegate.models.detector.network import CPU, Precision, computed, nearest, shipped
+from framegate.models.detector.network import Precision, computed, nearest, shipped
 from framegate.models.detector.policy import Policy
-from framegate.models.detector.shipped_networks import NETWORKS, compiled, labels_of
+from framegate.models.detector.shipped_networks import NETWORKS, compiled
 from framegate.models.errors import UnknownClass, WholePicturesOnly
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Crop, CropSettings
@@ -193,7 +194,7 @@ def class_ids_of(choices: Policy, classes: Sequence[str] | None) -> tuple[int, .
 
     Raises UnknownClass with every name that the detector does not know.
     """
-    known = labels_of(choices)
+    known = choices.labels
     if classes is None:
         return coco.class_ids(known)
     unknown = tuple(name for name in classes if name in coco.LABELS and name not in known)

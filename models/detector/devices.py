@@ -14,19 +14,12 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from framegate.models.detector.network import CPU, Precision, core, device_name
+from framegate.models.detector.device_names import AUTO, CPU
+from framegate.models.detector.network import Precision, core, device_name
 from framegate.models.errors import DeviceMissing
 
-AUTO: Final = "AUTO"
-RULE: Final = (
-    "CPU, AUTO, a device as OpenVINO names it (GPU, GPU.1, NPU, HETERO:GPU,CPU), or a provider of "
-    "ONNX Runtime (CUDA, TENSORRT, ROCM)"
-)
-_DEVICE = r"[A-Z][A-Z0-9]{1,30}(\.[0-9]{1,3})?"
-_NAME = re.compile(rf"(HETERO:{_DEVICE}(,{_DEVICE})*|{_DEVICE})")
-_MAX_LENGTH = 80
 _SUFFIX = "ExecutionProvider"
 _NO_DEVICES = ("CPU", "AZURE")  # providers: OpenVINO has the CPU as well, AZURE is a service
 _PACKAGES = {
@@ -35,14 +28,6 @@ _PACKAGES = {
     "OPENVINO": "onnxruntime-openvino",
 }
 _NVIDIA = Path("/proc/driver/nvidia/version")
-
-
-def device_fault(name: Any) -> str | None:
-    """Return the fault of a device's name, or None. The device may be absent on this machine."""
-    is_valid = isinstance(name, str) and len(name) <= _MAX_LENGTH and _NAME.fullmatch(name)
-    if not is_valid:
-        return f"must be {RULE}"
-    return None
 
 
 @cache

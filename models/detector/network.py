@@ -19,6 +19,7 @@ import numpy as np
 
 from framegate.models.boxes import FloatArray, read_only
 from framegate.models.detector.compiled_networks import compiled_folder, locked
+from framegate.models.detector.device_names import CPU
 from framegate.models.errors import (
     ArrayMismatch,
     ModelUnreadable,
@@ -123,9 +124,6 @@ def supported() -> tuple[Precision, ...]:
 def cpu_model() -> str:
     """Return the CPU's name as OpenVINO reports it."""
     return str(core().get_property("CPU", "FULL_DEVICE_NAME"))
-
-
-CPU: Final = "CPU"
 
 
 def compiled_here(cache: Path) -> Path | None:

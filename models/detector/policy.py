@@ -4,12 +4,13 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from framegate.models import coco
 from framegate.models.errors import UnknownDetector
 
 POLICY = Path(__file__).parent / "policy.toml"
@@ -17,6 +18,14 @@ SIDES: Final = range(96, 1281, 32)  # longer sides of the input of a network wit
 # Network without a fixed size -> the detector whose thresholds it has at any size.
 _SIZED: Final = {"nanodet-plus": "light"}
 _MEMBER: Final = re.compile(rf"({'|'.join(_SIZED)})-([1-9][0-9]{{1,3}})")
+# Intel's networks know three classes: vehicle, person and bike, in this order.
+_SURVEILLANCE: Final = tuple(coco.LABELS.index(label) for label in ("car", "person", "bicycle"))
+# The COCO class of each class of a shipped network, in the order of its outputs.
+CLASS_IDS: Final[Mapping[str, tuple[int, ...]]] = {
+    "nanodet-plus": tuple(range(coco.N_CLASSES)),
+    "surveillance": _SURVEILLANCE,
+    "surveillance-large": _SURVEILLANCE,
+}
 # Version of the rules that apply these numbers. 2: an object has one box. 3: `fusion.fuse`.
 _RULES = 3
 
@@ -49,6 +58,14 @@ class Policy:
         """Return network and longer side of each member."""
         pairs = (member.rsplit("-", 1) for member in self.members)
         return tuple((network, int(side)) for network, side in pairs)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels that the detector can return, in the order of COCO's."""
+        known: set[int] = set()
+        for network, _ in self.parts:
+            known.update(CLASS_IDS[network])
+        return tuple(coco.LABELS[class_id] for class_id in sorted(known))
 
     def with_min_score(self, min_score: float | None) -> "Policy":
         """Return the policy with another threshold; None keeps it.

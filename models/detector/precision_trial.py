@@ -26,10 +26,10 @@ import numpy as np
 from framegate.models.boxes import FloatArray
 from framegate.models.detector import policy
 from framegate.models.detector.compiled_networks import locked
-from framegate.models.detector.devices import AUTO, described, precisions_on, to_try
+from framegate.models.detector.device_names import AUTO, CPU
+from framegate.models.detector.devices import described, precisions_on, to_try
 from framegate.models.detector.member import Runtime
 from framegate.models.detector.network import (
-    CPU,
     Precision,
     cpu_model,
     precisions_of,
@@ -63,7 +63,7 @@ class Tried:
                 ModelUnreadable if the model lacks the precision
     size        (width, height) of the input
     weights     identifies the weights of all precisions
-    device      configured device; see devices.RULE
+    device      configured device; see device_names.RULE
     open_on     function that compiles the model for a precision and another device than the CPU
     devices     device -> precisions to try
     """

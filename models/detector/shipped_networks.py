@@ -11,17 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.detector.device_names import CPU
 from framegate.models.detector.member import Kind
-from framegate.models.detector.network import CPU, Network, Precision, shipped
-from framegate.models.detector.policy import Policy
+from framegate.models.detector.network import Network, Precision, shipped
+from framegate.models.detector.policy import CLASS_IDS
 from framegate.models.formats import detr, nanodet
 from framegate.models.formats.shared_decoding import Size
-
-_ALL: Final = tuple(range(coco.N_CLASSES))
-# Intel's networks know three classes: vehicle, person and bike, in this order.
-_SURVEILLANCE: Final = tuple(coco.LABELS.index(label) for label in ("car", "person", "bicycle"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +41,17 @@ def _decode_surveillance(
     max_boxes: int,  # noqa: ARG001
 ) -> Boxes:
     """Return the boxes of a surveillance network; see `member.Kind`."""
-    return detr.labelled(outputs, size, len(_SURVEILLANCE), min_score, {})
+    return detr.labelled(outputs, size, len(CLASS_IDS["surveillance"]), min_score, {})
 
 
 def _surveillance(name: str, size: Size) -> ShippedNetwork:
-    kind = Kind(name, _decode_surveillance, 3, _SURVEILLANCE)
+    kind = Kind(name, _decode_surveillance, 3, CLASS_IDS[name])
     return ShippedNetwork(kind, ("boxes", "scores", "labels"), size=size)
 
 
 NETWORKS: Final[Mapping[str, ShippedNetwork]] = MappingProxyType({
     "nanodet-plus": ShippedNetwork(
-        Kind("nanodet-plus", nanodet.decode_plus, 1, _ALL), ("cells",)
+        Kind("nanodet-plus", nanodet.decode_plus, 1, CLASS_IDS["nanodet-plus"]), ("cells",)
     ),
     "surveillance": _surveillance("surveillance", (448, 256)),
     "surveillance-large": _surveillance("surveillance-large", (864, 480)),
@@ -82,11 +78,3 @@ def compiled(
         cache_dir,
         device=device,
     )
-
-
-def labels_of(choices: Policy) -> tuple[str, ...]:
-    """Return the labels that a detector can return, in the order of COCO's."""
-    known: set[int] = set()
-    for name, _ in choices.parts:
-        known.update(NETWORKS[name].kind.class_ids)
-    return tuple(coco.LABELS[class_id] for class_id in sorted(known))

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from framegate.models.boxes import FloatArray, read_only
+from framegate.models.detector.device_names import CPU
 from framegate.models.detector.devices import described, provider
-from framegate.models.detector.network import CPU, Precision, computed, cpu_model
+from framegate.models.detector.network import Precision, computed, cpu_model
 from framegate.models.errors import (
     DeviceRefused,
     ModelUnreadable,

@@ -14,10 +14,10 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.detector import policy
 from framegate.models.detector.detector import Detector
+from framegate.models.detector.device_names import CPU
 from framegate.models.detector.devices import onnx_devices, precisions_on, to_try
 from framegate.models.detector.member import DetectorMember, Kind, Runtime
 from framegate.models.detector.network import (
-    CPU,
     Network,
     NetworkFile,
     Precision,

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_type_hints
 from framegate.pipeline.config.graph import SHARD, StageEntry
 from framegate.pipeline.config.read_options import read_options, with_variables
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.system.loading import load
+from framegate.pipeline.system.loading import load_declared
 from framegate.pipeline.system.machine import cores
 
 Table = dict[str, Any]
@@ -95,7 +95,7 @@ def stages_that(tables: Table, attribute: str) -> list[str]:
         if not isinstance(entry, dict):
             continue
         with contextlib.suppress(ConfigFaults, AttributeError, KeyError):
-            if getattr(load(entry["use"]), attribute):
+            if getattr(load_declared(entry["use"]), attribute):
                 names.append(name)
     return names
 
@@ -216,7 +216,7 @@ def _loaded(
     if read is None:
         return None
     try:
-        kind = load(read.use)
+        kind = load_declared(read.use)
     except ConfigFaults as unknown:
         faults += [f"{path}{fault}" for fault in unknown.faults]
         return None

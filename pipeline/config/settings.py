@@ -20,7 +20,7 @@ from framegate.pipeline.config.read_options import in_words, members, table_type
 from framegate.pipeline.config.read_stages import StageTable, own_tables
 from framegate.pipeline.contracts.keys import NAME
 from framegate.pipeline.contracts.source import Frames
-from framegate.pipeline.system.loading import load
+from framegate.pipeline.system.loading import load_declared
 
 ANY: Final = "NAME"  # in a path: a name that the user chooses
 _ENTRY: Final = re.compile(r"( *)(\w+(?:, \w+)*)  +(\S.*)")
@@ -78,7 +78,7 @@ def tables_of(stages: Iterable[tuple[str, str]]) -> list[SettingsTable]:
         tables += [_table(path, kind), *_named_tables(path, kind)]
     tables.append(_table("sources.NAME.frames", Frames))
     for name, use in stages:
-        options = load(use).Options
+        options = load_declared(use).Options
         tables.append(_table(f"stages.{name}", options))
         for path, kind in own_tables(options).items():
             tables += [_table(path, kind), *_named_tables(path, kind, has_defaults=False)]
@@ -178,7 +178,7 @@ def in_force(config: Config) -> list[InForce]:
     for name, each in config.filters.items():
         add(f"filters.{name}", _values(each))
     for stage in config.stages:
-        kind = load(stage.use).Options
+        kind = load_declared(stage.use).Options
         own = own_tables(kind)
         common = [("use", stage.use), ("input", stage.input), ("on_lag", stage.on_lag)]
         add(f"stages.{stage.name}", common)

@@ -51,6 +51,10 @@ STALL_S: Final = 5.0
 LEAST_STALL_S: Final = 0.5
 MOST_STALL_S: Final = 3600.0
 
+# The gate's changes are kept in this many parts of a picture.
+CHANGE_COLUMNS: Final = 24
+CHANGE_ROWS: Final = 16
+
 Transport = Literal["tcp", "udp"]
 DecodeMode = Literal["always", "lazy"]
 

@@ -15,8 +15,7 @@ import math
 from fractions import Fraction
 from typing import Final
 
-import numpy as np
-import scipy
+# NumPy and SciPy are imported where they compute: each worker loads this module, few promise.
 
 _STEP: Final = 1e-6  # shares of audited frames are multiples of it, so certificates are short
 
@@ -31,6 +30,9 @@ def k_max(frames: int, alpha: float, share: float, delta: float) -> int:
 
     It is the largest k with P(Bin(allowed + 1, share) <= k) <= delta, or -1 if there is none.
     """
+    import numpy as np
+    import scipy
+
     wrong = allowed(frames, alpha) + 1
     chances = scipy.special.bdtr(np.arange(wrong), wrong, share)
     return int(np.searchsorted(chances, delta, side="right")) - 1
@@ -43,6 +45,7 @@ def most_wrong(frames: int, caught: int, share: float, delta: float) -> int:
     period; a server that stops to err when the bound looks good can exceed it. `k_max` is fixed
     before the period and has no such condition.
     """
+    import scipy
 
     def is_unlikely(wrong: int) -> bool:
         return bool(scipy.special.bdtr(caught, wrong, share) <= delta)
@@ -55,6 +58,8 @@ def share_for(frames: int, alpha: float, delta: float, errors: int) -> float:
 
     If fewer wrong frames are allowed, their number replaces `errors`.
     """
+    import scipy
+
     max_wrong = allowed(frames, alpha)
     exact = float(scipy.special.bdtri(min(errors, max_wrong), max_wrong + 1, delta))
     return min(1.0, round((math.floor(exact / _STEP) + 1) * _STEP, 6))

@@ -27,10 +27,10 @@ import numpy.typing as npt
 
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import is_name
+from framegate.pipeline.contracts.source import CHANGE_COLUMNS as COLUMNS
+from framegate.pipeline.contracts.source import CHANGE_ROWS as ROWS
 
 FOLDER: Final = "changes"  # in the data folder
-COLUMNS: Final = 24
-ROWS: Final = 16
 PART_BYTES: Final = COLUMNS * ROWS // 8
 FRAMES: Final = 16384  # in a file: 11 minutes at 25 frames a second
 TIME_BYTES: Final = 8

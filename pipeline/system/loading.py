@@ -1,7 +1,8 @@
 """Load stages, decoders and a user's classes by dotted path.
 
-BUILTINS is the only place in `pipeline` that names parts of `stages`: the stages that a run adds to
-its graph, the models of a run, and what the HTTP process loads.
+BUILTINS and DECLARED are the only places in `pipeline` that name parts of `stages`: the stages that
+a run adds to its graph, the models of a run, what the HTTP process loads, and what a configuration
+reads of stages.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ BUILTINS: Final[Mapping[str, str]] = {
     "pictures": "framegate.stages.draw.pictures:Pictures",
 }
 
+DECLARED: Final[Mapping[str, str]] = {
+    "framegate.stages.detect:Detect": "framegate.stages.detect.options:DeclaredDetect",
+    "framegate.stages.escalate:Escalate": "framegate.stages.escalate.options:DeclaredEscalate",
+}
+"""For a stage that loads large libraries, its base class with what a configuration reads."""
+
 
 def make_importable(folder: Path) -> None:
     """Put a folder first on the module search path, which worker processes inherit."""
@@ -47,6 +54,14 @@ def make_importable(folder: Path) -> None:
 def load_builtin(name: str) -> Any:
     """Return the class or function that BUILTINS has under this name."""
     return load(BUILTINS[name])
+
+
+def load_declared(use: str) -> Any:
+    """Return a class with the options and attributes of the stage at `use`.
+
+    It is the stage's own class, or one that the class is derived from. ConfigFaults as `load`.
+    """
+    return load(DECLARED.get(use, use))
 
 
 def load(use: str) -> Any:

@@ -17,8 +17,9 @@ from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.answer_cache import AnswerMemory, Recall, RecentAnswers
 from framegate.models.detector.detector import Detector
+from framegate.models.detector.device_names import CPU
 from framegate.models.detector.devices import described
-from framegate.models.detector.network import CPU, compiled_here, nearest
+from framegate.models.detector.network import compiled_here, nearest
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.detector.shipped_networks import NETWORKS
@@ -39,7 +40,8 @@ from framegate.stages.detect.options import (
     is_own,
     wanted,
 )
-from framegate.stages.detect.pinned_models import pinned_choice, pinned_model
+from framegate.stages.detect.pinned_models import pinned_model
+from framegate.stages.detect.prepared_models import pinned_choice
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ class ServedModel:
 class ModelOpener:
     """The opener of detect's models.
 
-    device  device for the network; see devices.RULE
+    device  device for the network; see device_names.RULE
 
     Thread rule: `open` may run on any thread, one at a time.
     """

@@ -1,18 +1,24 @@
-"""The tables of pipeline.toml that detect owns: gate, cache, models."""
+"""The options of detect, with the tables of pipeline.toml that it owns: gate, cache, models.
+
+A configuration is read without the stage, which loads OpenCV and NumPy.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from framegate.models import coco
 from framegate.models.detector import policy
+from framegate.models.detector.device_names import CPU, device_fault
 from framegate.models.detector.policy import SIDES
-from framegate.models.detector.shipped_networks import labels_of
 from framegate.pipeline.contracts.errors import did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.stage import Stage
+
+S = TypeVar("S")
 
 Mode = Literal["off", "frames", "crops"]
 
@@ -150,7 +156,7 @@ def is_own(model: str) -> bool:
 
 def own_labels(model: str) -> tuple[str, ...]:
     """Return all labels of a model that is part of Framegate. Raises UnknownDetector."""
-    return labels_of(policy.load(model))
+    return policy.load(model).labels
 
 
 def labels_wanted(model: str, classes: Classes) -> tuple[str, ...] | None:
@@ -267,6 +273,66 @@ class ModelOptions:
     sources: dict[str, Any] = field(
         default_factory=dict, metadata={"check": sources_fault, "each": ModelUse}
     )
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """Options of detect.
+
+    detector    light; heavy, which takes about five times the time; surveillance or
+                surveillance-large, which find only person, car (any vehicle) and bicycle;
+                nanodet-plus-SIDE, another input size of light, a multiple of 32 from 96 to 1280;
+                or an added model: NAME, NAME@VERSION or NAME@DIGEST
+    classes     labels to detect, or "all" that the model knows. Default: person, bicycle, car,
+                motorcycle, bus, train, truck, boat, bird, cat, dog, horse, as far as the model
+                knows them; for your own models all
+    min_score   lowest score of an object, 0 to 1. Default: that of the model
+    min_scores  class -> lowest score of its objects, 0 to 1, where it differs
+    device      device for the network. CPU; GPU, GPU.1, NPU or HETERO:GPU,CPU, as OpenVINO names
+                them; for a model from ONNX also CUDA and other providers of ONNX Runtime. If the
+                device is absent, or its results differ from those of the CPU, the run ends. AUTO:
+                the fastest device whose results agree with the CPU
+    gate        the table [gate]
+    cache       the table [cache]
+    models      the table [models]
+    backdrops   add a small picture of the scene to one of 128 frames
+    """
+
+    detector: str = field(default="light", metadata={"check": model_fault})
+    classes: Classes = None
+    min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
+    min_scores: dict[str, float] = field(
+        default_factory=dict, metadata={"check": scores_fault, "schema": SCORES_SCHEMA}
+    )
+    device: str = field(default=CPU, metadata={"check": device_fault})
+    gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
+    cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
+    models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
+    backdrops: bool = field(default=False, metadata={"hidden": True})
+
+    def faults(self) -> list[str]:
+        """Return the faults of values that depend on each other."""
+        if self.classes is None:
+            return []
+        fault = classes_fault(self.detector, self.classes)
+        if fault is None:
+            return []
+        return [f"classes = {list(self.classes)}: {fault}"]
+
+    def usual(self) -> ModelUse:
+        """Return the model and classes of a source that has no table of its own."""
+        scores = tuple(sorted(self.min_scores.items()))
+        return ModelUse(self.detector, self.classes, self.min_score, scores)
+
+
+class DeclaredDetect(Stage[S]):
+    """The part of the stage detect that a configuration reads."""
+
+    Options: ClassVar[type] = DetectOptions
+    pixels = 1
+    takes_undecoded = True
+    uses_models = True
+    options: DetectOptions
 
 
 def wanted(usual: ModelUse, options: ModelOptions, source: str, chosen: str = "") -> ModelUse:

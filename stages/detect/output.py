@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from framegate.models import coco
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import BoolArray, Boxes
+from framegate.models.gate.cells import Grid
 from framegate.pipeline.contracts.results import GateView, Object, Origin, Outcome, Untracked
+from framegate.pipeline.contracts.source import CHANGE_COLUMNS as COLUMNS
+from framegate.pipeline.contracts.source import CHANGE_ROWS as ROWS
 from framegate.stages.detect.estimate import Estimate
 from framegate.stages.detect.look_plan import LookPlan
-from framegate.stages.detections import ChangedParts, Detections, changes_of
+from framegate.stages.detections import ChangedParts, Detections
 
 
 def detections_of(
@@ -86,3 +91,44 @@ def as_objects(
             )
         )
     return tuple(objects)
+
+
+# -- The changed parts of a frame, in few bytes, for the stages after detect.
+
+
+def changes_of(hot: BoolArray, grid: Grid) -> ChangedParts | None:
+    """Return the parts with a changed tile; None if no tile changed.
+
+    hot  bool (tile_rows, tile_columns)  the changed tiles
+    """
+    if not np.count_nonzero(hot):
+        return None
+    rows, columns = _spread(grid)
+    parts = (rows @ hot.astype(np.float32) @ columns) > 0
+    width, height = _part(grid)
+    return ChangedParts(width, height, np.packbits(parts).tobytes())
+
+
+def _part(grid: Grid) -> tuple[int, int]:
+    """Return the width and height of a part in source pixels."""
+    return math.ceil(grid.width / COLUMNS), math.ceil(grid.height / ROWS)
+
+
+@lru_cache(64)
+def _spread(grid: Grid) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return 0/1 matrices: the tile rows in each row of parts, (ROWS, tile_rows), and the tile
+    columns in each column of parts, (tile_columns, COLUMNS).
+    """
+    width, height = _part(grid)
+    down = _overlap(grid.tile_rows, grid.tile_px, grid.height, height, ROWS)
+    across = _overlap(grid.tile_columns, grid.tile_px, grid.width, width, COLUMNS)
+    return down, across.T
+
+
+def _overlap(
+    tiles: int, tile_px: int, length: int, part: int, parts: int
+) -> npt.NDArray[np.float32]:
+    starts = np.arange(tiles) * tile_px
+    ends = np.minimum(starts + tile_px, length)
+    edges = np.arange(parts)[:, None] * part
+    return ((starts < edges + part) & (ends > edges)).astype(np.float32)

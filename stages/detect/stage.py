@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, get_args
 
 import cv2
@@ -17,8 +17,6 @@ import msgspec
 from framegate.models.backdrop import backdrop_of
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector.answer_cache import Recall
-from framegate.models.detector.devices import device_fault
-from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.picture import as_picture
 from framegate.pipeline.contracts.errors import FrameLost
@@ -31,7 +29,7 @@ from framegate.pipeline.contracts.results import (
     Origin,
 )
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.contracts.stage import Context, Item, Stage
+from framegate.pipeline.contracts.stage import Context, Item
 from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.stages.detect.beside_published import (
     BesidePublished,
@@ -55,17 +53,7 @@ from framegate.stages.detect.memory import (
     StateKeeper,
 )
 from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel, add_up
-from framegate.stages.detect.options import (
-    SCORES_SCHEMA,
-    CacheOptions,
-    Classes,
-    GateOptions,
-    ModelOptions,
-    ModelUse,
-    classes_fault,
-    model_fault,
-    scores_fault,
-)
+from framegate.stages.detect.options import DeclaredDetect, DetectOptions
 from framegate.stages.detect.output import as_objects, detections_of
 from framegate.stages.detections import (
     Detections,
@@ -80,57 +68,7 @@ _BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop, if 
 _BEGIN: Final = get_args(BeginReason)  # reasons of frames that the gate compares with nothing
 
 
-@dataclass(frozen=True)
-class DetectOptions:
-    """Options of detect.
-
-    detector    light; heavy, which takes about five times the time; surveillance or
-                surveillance-large, which find only person, car (any vehicle) and bicycle;
-                nanodet-plus-SIDE, another input size of light, a multiple of 32 from 96 to 1280;
-                or an added model: NAME, NAME@VERSION or NAME@DIGEST
-    classes     labels to detect, or "all" that the model knows. Default: person, bicycle, car,
-                motorcycle, bus, train, truck, boat, bird, cat, dog, horse, as far as the model
-                knows them; for your own models all
-    min_score   lowest score of an object, 0 to 1. Default: that of the model
-    min_scores  class -> lowest score of its objects, 0 to 1, where it differs
-    device      device for the network. CPU; GPU, GPU.1, NPU or HETERO:GPU,CPU, as OpenVINO names
-                them; for a model from ONNX also CUDA and other providers of ONNX Runtime. If the
-                device is absent, or its results differ from those of the CPU, the run ends. AUTO:
-                the fastest device whose results agree with the CPU
-    gate        the table [gate]
-    cache       the table [cache]
-    models      the table [models]
-    backdrops   add a small picture of the scene to one of 128 frames
-    """
-
-    detector: str = field(default="light", metadata={"check": model_fault})
-    classes: Classes = None
-    min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
-    min_scores: dict[str, float] = field(
-        default_factory=dict, metadata={"check": scores_fault, "schema": SCORES_SCHEMA}
-    )
-    device: str = field(default=CPU, metadata={"check": device_fault})
-    gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
-    cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
-    models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
-    backdrops: bool = field(default=False, metadata={"hidden": True})
-
-    def faults(self) -> list[str]:
-        """Return the faults of values that depend on each other."""
-        if self.classes is None:
-            return []
-        fault = classes_fault(self.detector, self.classes)
-        if fault is None:
-            return []
-        return [f"classes = {list(self.classes)}: {fault}"]
-
-    def usual(self) -> ModelUse:
-        """Return the model and classes of a source that has no table of its own."""
-        scores = tuple(sorted(self.min_scores.items()))
-        return ModelUse(self.detector, self.classes, self.min_score, scores)
-
-
-class Detect(Stage[DetectState]):
+class Detect(DeclaredDetect[DetectState]):
     """The stage that detects and tracks the objects of each frame.
 
     In     pixels of the frame
@@ -141,13 +79,8 @@ class Detect(Stage[DetectState]):
     Fails  FrameLost: the runner waits for the pixels, or publishes the frame as failed
     """
 
-    Options = DetectOptions
     State = DetectState
-    pixels = 1
-    takes_undecoded = True
-    uses_models = True
     batch = 8
-    options: DetectOptions
     cache: CacheCounts
 
     def __init__(self, options: DetectOptions, context: Context) -> None:

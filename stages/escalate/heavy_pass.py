@@ -1,4 +1,4 @@
-"""The heavy pass: its options, its place, and the heavy model itself, here or on another host.
+"""The heavy pass: its place, and the heavy model itself, here or on another host.
 
 `stage` asks a place. LocalHeavy is the place in this process; `pipeline/heavy` has the places on
 other hosts, which get encoded pictures. There, HeavyLooker answers in a heavy worker, and
@@ -13,8 +13,8 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, cast
+from dataclasses import replace
+from typing import NamedTuple, cast
 
 import cv2
 
@@ -41,59 +41,11 @@ from framegate.pipeline.contracts.queries import PlaceSpec, Predictions, Query, 
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.kserve_tensors import Tensor, outputs_of, pictures_of
 from framegate.pipeline.heavy.queue import QueryMessage
-from framegate.pipeline.store.redis_client import url_fault
 from framegate.pipeline.system.machine import user_cache
-from framegate.stages.detections import as_predictions
+from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.model_adapters import as_predictions
 
 log = logging.getLogger(__name__)
-
-PlaceName = Literal["off", "local", "workers", "kserve"]
-
-
-@dataclass(frozen=True)
-class EscalateOptions:
-    """`[escalate]`: a second opinion of the heavy model where detect is in doubt.
-
-    place       off: no second opinion. local: in the worker of escalate. workers: processes
-                `framegate worker --heavy` on any host, over Redis. kserve: a server with the KServe
-                v2 protocol
-    url         URL of the Redis that those workers read, or of the server. Default for workers: the
-                store of this run
-    url_env     name of an environment variable that contains the URL
-    doubt       frames for which the heavy model would differ with at least this probability are
-                sent
-    per_s       requests per second of media time, for each source
-    burst       requests of one source that can be sent at once after a pause
-    all_per_s   requests per second of all live sources of a worker together. A frame in doubt
-                beyond these limits is `degraded`
-    deadline_s  seconds after a camera's frame arrived after which an answer is too late. The light
-                answer is then published as `degraded`
-    patience_s  seconds for which a file waits for a server or worker that is away
-    """
-
-    place: PlaceName = "off"
-    url: str | None = field(default=None, repr=False)
-    url_env: str | None = field(default=None, metadata={"holds": "url"})
-    doubt: float = field(default=0.1, metadata={"least": 0.0, "most": 1.0})
-    per_s: float = field(default=2.0, metadata={"least": 0.0, "most": 1000.0})
-    burst: float = field(default=4.0, metadata={"least": 1.0, "most": 1000.0})
-    all_per_s: float = field(default=4.0, metadata={"least": 0.0, "most": 10000.0})
-    deadline_s: float = field(default=0.25, metadata={"least": 0.01, "most": 60.0})
-    patience_s: float = field(default=60.0, metadata={"least": 0.1, "most": 86400.0})
-
-    def faults(self) -> list[str]:
-        """Return the faults of place and URL together, without any part of the URL."""
-        if self.place == "kserve" and self.url is None:
-            return ["place = 'kserve': it needs url or url_env"]
-        if self.place != "workers" or self.url is None:
-            return []
-        fault = url_fault(self.url)
-        if fault is None:
-            return []
-        if self.url_env is None:
-            return [f"url: {fault}"]
-        return [f"url_env = {self.url_env!r}: {fault}"]
-
 
 # -- The picture of a query on its way to a place on another host.
 

@@ -13,10 +13,11 @@ from framegate.pipeline.contracts.queries import Predictions, Query, QueryId, Re
 from framegate.pipeline.contracts.results import DegradedReason, Object
 from framegate.pipeline.contracts.stage import AskPort, Context, Item
 from framegate.stages.audit.open_audits import AuditState, seen_in
-from framegate.stages.detections import Detections, as_boxes
+from framegate.stages.detections import Detections
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import DoubtBias, doubt_of
-from framegate.stages.escalate.heavy_pass import EscalateOptions
+from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.model_adapters import as_boxes
 from framegate.stages.object_filters import filtered
 
 # -- The budget of queries: a token bucket in media time. Pure.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -13,47 +12,20 @@ from framegate.pipeline.contracts.queries import Predictions, Reply, Unanswered
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
-from framegate.pipeline.promise.period import Promise
 from framegate.pipeline.promise.reference import reference_of
 from framegate.stages.audit.auditor import Auditor, AuditOutcome
-from framegate.stages.detect.options import Classes, is_own, labels_wanted
+from framegate.stages.detect.options import is_own, labels_wanted
 from framegate.stages.detect.pinned_models import pinned_model, unanswerable
 from framegate.stages.detections import Detections, Heard, last_detections
 from framegate.stages.escalate import policy
-from framegate.stages.escalate.heavy_pass import EscalateOptions, HeavyPass, heavy_pass
+from framegate.stages.escalate.heavy_pass import HeavyPass, heavy_pass
+from framegate.stages.escalate.options import DeclaredEscalate, StageOptions
 from framegate.stages.escalate.policy import Budget, EscalateState, FrameQueries, Transition
 
 _replace = msgspec.structs.replace
-NO_PROMISE = Promise("off")  # without the table [promise]
 
 
-@dataclass(frozen=True)
-class StageOptions:
-    """Options of escalate.
-
-    classes   COCO labels that the heavy model may report, or "all". Default: those that detect
-              reports
-    escalate  the table [escalate]
-    promise   the table [promise]
-    tells     pass the heavy model's answers to the stage that keeps footage
-    """
-
-    classes: Classes = None
-    escalate: EscalateOptions = field(default_factory=EscalateOptions, metadata={"table": True})
-    promise: Promise = field(default_factory=lambda: NO_PROMISE, metadata={"table": True})
-    tells: bool = field(default=False, metadata={"hidden": True})
-
-    def faults(self) -> list[str]:
-        """Return the faults of the two tables together."""
-        if self.promise.measure == "off" or self.escalate.place != "off":
-            return []
-        return [
-            f"promise.measure = {self.promise.measure!r}: with escalate.place = 'off' no "
-            "model audits; escalate.place must be local, workers or kserve, or measure 'off'"
-        ]
-
-
-class Escalate(Stage[EscalateState]):
+class Escalate(DeclaredEscalate[EscalateState]):
     """The stage that corrects Detections by answers of the heavy pass.
 
     In     Detections, and the frame's pixels if it is sent
@@ -63,16 +35,9 @@ class Escalate(Stage[EscalateState]):
     Fails  never for a missing answer: the corrected detections are then published as degraded
     """
 
-    Options = StageOptions
     State = EscalateState
-    pixels = 1
-    takes_undecoded = True
-    takes_classes = True  # the heavy pass must report the same classes as detect
-    promises = True
-    followed = False
     batch = 16
     takes_failed = True
-    options: StageOptions
 
     def __init__(self, options: StageOptions, context: Context) -> None:
         """Open the place of the heavy pass."""

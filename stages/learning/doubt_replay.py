@@ -39,8 +39,8 @@ from framegate.stages.detect import Detect
 from framegate.stages.detect.options import labels_wanted
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.heavy_pass import EscalateOptions, LocalHeavy
-from framegate.stages.escalate.stage import StageOptions
+from framegate.stages.escalate.heavy_pass import LocalHeavy
+from framegate.stages.escalate.options import EscalateOptions, StageOptions
 from framegate.stages.learning.teaching import KeptAnswers
 
 BLOCK: Final = 50  # frames in a row that are held against the heavy pass

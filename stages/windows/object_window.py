@@ -14,7 +14,6 @@ from statistics import median
 from typing import Final, NamedTuple, TypeAlias, get_args
 
 import msgspec
-import numpy as np
 
 from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Object
@@ -34,7 +33,8 @@ from framegate.stages.windows.evidence import SEEN, TENTHS, TrackEvidence
 
 _FIRST_SPACING_MS: Final = 200  # between two steps of a path; doubled whenever the path is full
 _COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)  # in the order of models.colours.NAMES
-_SUMS: Final = np.dtype("<i4")
+_SUMS: Final = "<i4"
+# NumPy is imported where it computes: a configuration loads this module as well.
 _LEAST_SHARE: Final = 0.1  # of the pixels of an object, for a colour that its visit names
 
 Foot: TypeAlias = tuple[int, int]
@@ -178,6 +178,8 @@ def looked(window: ObjectWindow, seen: SeenObject, model: str) -> ObjectWindow:
     colours = tuple(map(operator.add, counts, seen.colours))
     if not seen.feature:
         return msgspec.structs.replace(window, colours=colours)
+    import numpy as np
+
     featured = window.featured + 1
     total = np.frombuffer(seen.feature, np.int8).astype(_SUMS)
     if len(window.features) == total.nbytes and window.model == model:
@@ -245,6 +247,8 @@ def _mean_feature(window: ObjectWindow) -> bytes:
     """Return the mean of the features of its looks, int8."""
     if not window.featured:
         return b""
+    import numpy as np
+
     mean = np.rint(np.frombuffer(window.features, _SUMS) / window.featured)
     return mean[:MAX_VALUES].astype(np.int8).tobytes()
 

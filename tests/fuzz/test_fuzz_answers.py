@@ -18,8 +18,8 @@ from framegate.pipeline.contracts.queries import PlaceFailed, Predictions, Unans
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, outputs_of, pictures_of
 from framegate.pipeline.heavy.queue import QueryMessage, ReplyMessage
-from framegate.stages.detections import as_boxes
 from framegate.stages.escalate.heavy_pass import decode_question
+from framegate.stages.model_adapters import as_boxes
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values
 from tests.fuzz.test_fuzz_models import PICTURE

@@ -10,7 +10,7 @@ import redis
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.run.rpc import Use
-from framegate.stages.detect.pinned_models import choose
+from framegate.stages.detect.prepared_models import choose
 from tests.runs.test_swaps import ask_until_taken
 from tests.support import footage
 from tests.support.asked import Asked, service

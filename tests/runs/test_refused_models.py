@@ -9,7 +9,7 @@ import pytest
 
 from framegate.pipeline.contracts.errors import ModelNotTaken, RunRefused
 from framegate.pipeline.run.rpc import Use, ask
-from framegate.stages.detect.pinned_models import choose
+from framegate.stages.detect.prepared_models import choose
 from tests.runs.test_swaps import CONFIG
 from tests.support import footage
 from tests.support.asked import Asked, frames

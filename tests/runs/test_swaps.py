@@ -13,7 +13,7 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import RunRefused
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.run.rpc import RollBack, Use, ask
-from framegate.stages.detect.pinned_models import choose
+from framegate.stages.detect.prepared_models import choose
 from tests.support import footage
 from tests.support.asked import Asked, frames, kill
 from tests.support.commands import Command

@@ -11,9 +11,11 @@ from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import VERSION, Record
+from framegate.pipeline.contracts.source import CHANGE_COLUMNS as COLUMNS
+from framegate.pipeline.contracts.source import CHANGE_ROWS as ROWS
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.recording.changed_parts import COLUMNS, ROWS
-from framegate.stages.detections import ChangedParts, Detections, changes_of, in_pixels_of
+from framegate.stages.detect.output import changes_of
+from framegate.stages.detections import ChangedParts, Detections, in_pixels_of
 
 SIZES = ((640, 360), (768, 576), (1920, 1080), (160, 130), (30, 17))
 

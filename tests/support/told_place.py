@@ -25,9 +25,8 @@ from framegate.pipeline.promise.period import Promise
 from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.heavy_pass import EscalateOptions
+from framegate.stages.escalate.options import NO_PROMISE, EscalateOptions, StageOptions
 from framegate.stages.escalate.policy import EscalateState
-from framegate.stages.escalate.stage import NO_PROMISE, StageOptions
 
 FORM = Form(32, 16)
 FPS = 10

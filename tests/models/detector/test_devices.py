@@ -16,16 +16,14 @@ import pytest
 
 from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
+from framegate.models.detector.device_names import AUTO, CPU, RULE, device_fault
 from framegate.models.detector.devices import (
-    AUTO,
-    RULE,
     described,
-    device_fault,
     onnx_devices,
     openvino_devices,
     to_try,
 )
-from framegate.models.detector.network import CPU, Network, NetworkFile, core, shipped, supported
+from framegate.models.detector.network import Network, NetworkFile, core, shipped, supported
 from framegate.models.detector.precision_trial import Choice, Tried, difference, made_pictures
 from framegate.models.errors import DeviceMissing, DeviceRefused
 

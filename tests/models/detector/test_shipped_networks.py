@@ -15,7 +15,7 @@ from framegate.models.detector import policy
 from framegate.models.detector.detector import Detector, load
 from framegate.models.detector.network import precisions_of, supported
 from framegate.models.detector.precision_trial import of_shipped
-from framegate.models.detector.shipped_networks import NETWORKS, labels_of
+from framegate.models.detector.shipped_networks import NETWORKS
 from framegate.models.errors import UnknownClass, UnknownDetector
 from framegate.models.picture import Picture, from_bgr
 
@@ -147,9 +147,9 @@ def test_a_size_in_a_name_is_that_of_the_input() -> None:
 
 
 def test_classes_of_a_detector() -> None:
-    assert labels_of(policy.load("light")) == coco.LABELS
-    assert labels_of(policy.load("heavy")) == coco.LABELS
-    assert labels_of(policy.load("surveillance")) == ("person", "bicycle", "car")
+    assert policy.load("light").labels == coco.LABELS
+    assert policy.load("heavy").labels == coco.LABELS
+    assert policy.load("surveillance").labels == ("person", "bicycle", "car")
     with pytest.raises(UnknownClass, match="dog; it has person, bicycle, car"):
         load("surveillance", classes=["person", "dog"])
     with pytest.raises(UnknownClass, match="80 COCO classes: dragon"):

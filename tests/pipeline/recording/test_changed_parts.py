@@ -13,11 +13,11 @@ import pytest
 
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import CHANGE_COLUMNS as COLUMNS
+from framegate.pipeline.contracts.source import CHANGE_ROWS as ROWS
 from framegate.pipeline.recording.changed_parts import (
-    COLUMNS,
     FILE_BYTES,
     FRAMES,
-    ROWS,
     changes_of_region,
     known_sources,
     parts_faults,

@@ -30,8 +30,7 @@ from framegate.pipeline.recording.changed_parts import changes_of_region
 from framegate.pipeline.store.hop import Attached
 from framegate.stages.detect import Detect
 from framegate.stages.detect.memory import DetectState
-from framegate.stages.detect.options import CacheOptions, GateOptions, Mode
-from framegate.stages.detect.stage import DetectOptions
+from framegate.stages.detect.options import CacheOptions, DetectOptions, GateOptions, Mode
 from framegate.stages.detections import Detections
 
 DEMO = Path(__file__).parents[3] / "framegate" / "cli" / "demo.mp4"

@@ -12,8 +12,7 @@ from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.stages.detect import Detect
 from framegate.stages.detect.memory import DetectState
-from framegate.stages.detect.options import GateOptions, Mode
-from framegate.stages.detect.stage import DetectOptions
+from framegate.stages.detect.options import DetectOptions, GateOptions, Mode
 from framegate.stages.detections import Detections
 from tests.stages.detect.test_detect import LEAST, answers, detect, item, pixels, stored
 

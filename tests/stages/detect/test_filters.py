@@ -13,8 +13,7 @@ from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.stages.detect import Detect
 from framegate.stages.detect.memory import DetectState
-from framegate.stages.detect.options import CacheOptions, GateOptions, Mode
-from framegate.stages.detect.stage import DetectOptions
+from framegate.stages.detect.options import CacheOptions, DetectOptions, GateOptions, Mode
 from framegate.stages.detections import Detections
 from tests.stages.detect.test_detect import FORM, LEAST, item, pixels, stored
 

@@ -22,8 +22,13 @@ from framegate.stages.detect.model_pool import (
     ServedModel,
     fastest_ms,
 )
-from framegate.stages.detect.options import CacheOptions, GateOptions, ModelOptions, ModelUse
-from framegate.stages.detect.stage import DetectOptions
+from framegate.stages.detect.options import (
+    CacheOptions,
+    DetectOptions,
+    GateOptions,
+    ModelOptions,
+    ModelUse,
+)
 from tests.stages.detect.test_detect import LEAST, item, pixels, stored
 from tests.support.own_models import blind_to, own_model, relabelled, tuned_model
 

@@ -16,7 +16,8 @@ from framegate.models.boxes import Boxes
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Object, Reason
-from framegate.stages.detections import Box, Detections, changes_of
+from framegate.stages.detect.output import changes_of
+from framegate.stages.detections import Box, Detections
 from framegate.stages.escalate.corrections import (
     MAX_AGE_S,
     MAX_KNOWN,

@@ -19,9 +19,8 @@ from framegate.pipeline.promise.period import Promise
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.corrections import Corrections
-from framegate.stages.escalate.heavy_pass import EscalateOptions
+from framegate.stages.escalate.options import EscalateOptions, StageOptions
 from framegate.stages.escalate.policy import EscalateState, Tokens, refiltered
-from framegate.stages.escalate.stage import StageOptions
 from tests.support.told_place import (
     SEES_NOBODY,
     SEES_PERSON,

@@ -30,13 +30,13 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.places import CheckedPlace
 from framegate.pipeline.heavy.queue import QueryMessage
-from framegate.stages.detections import as_boxes, as_predictions
 from framegate.stages.escalate.heavy_pass import (
     EscalateOptions,
     HeavyLooker,
     encode_question,
     heavy_pass,
 )
+from framegate.stages.model_adapters import as_boxes, as_predictions
 from tests.support.footage import bikes
 
 

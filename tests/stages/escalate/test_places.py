@@ -9,7 +9,8 @@ import pytest
 from framegate.models import coco
 from framegate.pipeline.config.read_options import read_options, with_variables
 from framegate.pipeline.contracts.queries import RemotePlace
-from framegate.stages.escalate.heavy_pass import EscalateOptions, heavy_pass
+from framegate.stages.escalate.heavy_pass import heavy_pass
+from framegate.stages.escalate.options import EscalateOptions
 
 
 def read(**table: Any) -> tuple[EscalateOptions | None, list[str]]:
