@@ -12,6 +12,7 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -141,8 +142,11 @@ class Progress:
             if view.detector is not None and view.source not in self._reported:
                 self._reported.add(view.source)
                 names.setdefault(view.detector, []).append(view.source)
+        width = None
+        if self._screen is not None:
+            width = self._screen.width
         for detector, sources in names.items():
-            to_user.info("detector of %s: %s", ", ".join(sources), detector)
+            to_user.info("%s", detector_line(sources, detector, width))
 
     async def _summary(self) -> None:
         self._viewer.forget()
@@ -183,6 +187,24 @@ def changed(views: Sequence[View], shown: dict[str, tuple[str, bool]]) -> list[V
     shown.clear()
     shown.update(states)
     return changes
+
+
+def detector_line(sources: Sequence[str], detector: str, width: int | None = None) -> str:
+    """Return the line that names the detector of these sources.
+
+    width  columns of the terminal; a longer line is wrapped between two words
+    """
+    line = f"detector of {', '.join(sources)}: {detector}"
+    if width is None:
+        return line
+    wrapped = textwrap.fill(
+        _PREFIX + line,
+        width,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrapped.removeprefix(_PREFIX)
 
 
 def closing(

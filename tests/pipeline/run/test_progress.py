@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.run.progress import RunOutputs, closing, shown_path
+from framegate.pipeline.run.progress import RunOutputs, closing, detector_line, shown_path
 from framegate.pipeline.system.clocks import span
 from framegate.pipeline.telemetry.source_view import Sample, view
 
@@ -105,3 +105,13 @@ def test_nothing_that_was_drawn_is_lost_at_ctrl_c() -> None:
     assert [line.split()[1] for line in text.decode().splitlines() if line.startswith("line")] == [
         str(n) for n in range(200)
     ]
+
+
+def test_the_line_of_the_detector_fits_a_terminal() -> None:
+    detector = "768x432, nanodet-plus-640-int8+bf16@2f968eaa"
+    one, two = ["yard"], ["entrance", "yard"]
+    assert detector_line(one, detector, 80) == f"detector of yard: {detector}"
+    assert detector_line(two, detector) == f"detector of entrance, yard: {detector}"
+    assert detector_line(two, detector, 80) == (
+        "detector of entrance, yard: 768x432,\n  nanodet-plus-640-int8+bf16@2f968eaa"
+    )
