@@ -59,6 +59,7 @@ GROUPS: Final[Mapping[str, Mapping[str, ListedCommand]]] = {
         "verify": ListedCommand("verify", "check certificates about the share of wrong frames"),
     },
     "more": {
+        "fleet": ListedCommand("fleet", "spread sources over slots on several hosts"),
         "worker": ListedCommand("worker", "run the heavier model for runs on this or other hosts"),
         "fsck": ListedCommand("fsck", "check a data folder, and repair what can be rebuilt"),
     },

@@ -13,8 +13,10 @@ from framegate.cli.console.arguments import (
     configuration,
 )
 from framegate.cli.help import EXITS, ending
+from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.redaction import secrets_of
 from framegate.pipeline.run.run import run
 from framegate.pipeline.run.run_processes import RunOptions
@@ -34,6 +36,7 @@ def register(commands: Any) -> None:
             "framegate run clip.mp4 --save videos --classes person,car",
             "framegate run entrance=rtsp://camera.example/stream -d data",
             "framegate run --resume -d data",
+            "framegate run --slot box1 --store redis://store.example -d data",
             page="running",
             more=EXITS,
         ),
@@ -75,12 +78,19 @@ def register(commands: Any) -> None:
         action="store_true",
         help="take over sources from another run; a run that lost a source does not take it back",
     )
+    command.add_argument(
+        "--slot",
+        metavar="NAME",
+        help="serve the sources that the plan of a fleet gives to this slot; see framegate fleet",
+    )
 
 
 def _run(parsed: argparse.Namespace) -> Exit:
     origin, config = configuration(parsed)
     set_up_logging(config.log.level, "run", config.log.format)
-    if not config.sources and not parsed.resume:
+    if parsed.slot is not None:
+        _check_slot(parsed, config)
+    elif not config.sources and not parsed.resume:
         raise ConfigFaults(
             [
                 "no source; give one, for example: framegate run clip.mp4; framegate init writes a "
@@ -100,8 +110,29 @@ def _run(parsed: argparse.Namespace) -> Exit:
         pace=parsed.pace,
         named=frozenset(named_sources(parsed.sources, opens_folders=True)),
         resume_with=_resume_with(parsed),
+        slot=parsed.slot or "",
     )
     return run(config, options)
+
+
+def _check_slot(parsed: argparse.Namespace, config: Config) -> None:
+    """Raise ConfigFaults for what a slot of a fleet cannot have."""
+    faults = []
+    if not is_name(parsed.slot):
+        faults.append(f"--slot {parsed.slot!r}: not the name of a slot; a name is {NAME_RULE}")
+    if config.sources:
+        faults.append(
+            f"--slot: a slot has no sources of its own, got {', '.join(config.sources)}; write "
+            "them into fleet.toml, then framegate fleet apply fleet.toml"
+        )
+    if config.store.place() is None:
+        faults.append("--slot needs --store URL: the store that all hosts of the fleet share")
+    if parsed.data is None:
+        faults.append("--slot needs -d DATA: an instance of a slot is identified by its folder")
+    options = {"--take-over": parsed.take_over, "--save": parsed.save, "--json": parsed.json}
+    faults += [f"{option}: not with --slot" for option, given in options.items() if given]
+    if faults:
+        raise ConfigFaults(faults)
 
 
 def _resume_with(parsed: argparse.Namespace) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ IDENTITY = "fg:identity"
 LIBRARIES = "fg:libraries"  # hash: when each function library was last used, UNIX seconds
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
+FLEET = "fg:fleet"  # stream: the last versions of the plan of a fleet
 COLLECT = "collect"  # stage that keeps footage
 CERTIFY = "certify"  # stage that writes the state of the promise
 WINDOWS = "windows"  # stage that makes the visits of tracks: see contracts.visits
@@ -85,6 +86,11 @@ def room(source: str) -> str:
 def aside(source: str) -> str:
     """Return the stream of records that were set aside, with their bytes and the reason."""
     return f"fg:{{{source}}}:aside"
+
+
+def fleet_slot(name: str) -> str:
+    """Return the sign of life of a fleet's slot; it expires."""
+    return f"fg:fleet:slot:{name}"
 
 
 def heavy_reply(asker: str, call: int) -> str:

@@ -84,6 +84,7 @@ class SourceSpec(Request, frozen=True, kw_only=True):
         that name is removed and added again
     record  limits of its recording; None: its packets are not recorded
     masks   areas of its pictures that are blanked before any process can read them
+    continues  whether it is a file that continues where another run stopped
     """
 
     name: str
@@ -97,6 +98,7 @@ class SourceSpec(Request, frozen=True, kw_only=True):
     generation: int = 0
     record: RecordSpec | None = None
     masks: tuple[Polygon, ...] = ()
+    continues: bool = False
 
     def decoded(self) -> SourceSpec:
         """Return the spec of the stream that is decoded: that of `look_at`, if there is one.

@@ -308,7 +308,7 @@ class IngestSession:
             state = DecodeState(self._spec.run)
             if attached.state:
                 stored = records.decode(attached.state, DecodeState)
-                if stored.run == self._spec.run:
+                if stored.run == self._spec.run or feed.spec.continues:
                     state = stored
             try:
                 self._launcher.start(link, feed, attached.position, state)

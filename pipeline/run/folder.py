@@ -51,6 +51,10 @@ class Fingerprint(msgspec.Struct, frozen=True):
     mtime_ns: int
     sha256_of_ends: str
 
+    def text(self) -> str:
+        """Return it as one word."""
+        return f"{self.nbytes}-{self.mtime_ns}-{self.sha256_of_ends}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSource(SourceConfig):
@@ -65,6 +69,8 @@ class RunSource(SourceConfig):
     ending     whether it is being removed: its decoded frames are finished
     model      NAME@DIGEST of the model that was chosen during the run; "" if none was
     before     the same of the model before it; None if there was no other
+    since      version of the fleet's plan that gave it to this slot; 0: the run is no slot
+    continues  whether it is a file that continues where another slot stopped
     """
 
     name: str
@@ -75,6 +81,8 @@ class RunSource(SourceConfig):
     ending: bool = False
     model: str = ""
     before: str | None = None
+    since: int = 0
+    continues: bool = False
 
     def place(self) -> str:
         """Return its path or URL, without a secret."""

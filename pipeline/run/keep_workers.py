@@ -330,7 +330,8 @@ class Workers:
                 return
             if code == Exit.FENCED and not await self._may_own_any(self._sources_of(worker)):
                 log.error("worker %s: another run took all its sources over", worker.name)
-                if not await self._may_own_any(self._sources.specs()):
+                # A slot has sources again when the plan of its fleet gives it some.
+                if not self._plan.slot and not await self._may_own_any(self._sources.specs()):
                     self._ending.end(Exit.FENCED)
                 self.changed.set()
             else:

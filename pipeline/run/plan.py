@@ -49,6 +49,7 @@ class Plan:
     episodes    number of episodes in events.db, and their age in seconds
     replicas    number of replicas that must confirm tokens and epochs before they are used
     sinks       names of the sinks
+    slot        name of the fleet's slot that this run is; "": it is none
     began_mono  monotonic seconds at which this process of the run began
     """
 
@@ -69,6 +70,7 @@ class Plan:
     pictures: bool = True
     replicas: int = 0
     sinks: tuple[str, ...] = ()
+    slot: str = ""
     began_mono: float = field(default_factory=time.monotonic)
 
     def spec(

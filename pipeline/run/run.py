@@ -85,7 +85,7 @@ def run(config: Config, options: RunOptions) -> Exit:
     listener = None
     if config.store.listen is not None:
         listener = open_listener(config.store.listen, config.store.listen_password_file)
-    folder = open_folder(options.folder, options.resume)
+    folder = open_folder(options.folder, options.resume or bool(options.slot))
     if options.folder is None:
         dropped = drop_old_runs()
         if dropped:
@@ -101,6 +101,8 @@ def run(config: Config, options: RunOptions) -> Exit:
                 "run, or make the folder to start a run that waits for framegate add"
             )
         asked = _asked_sources(config, options)
+        if options.slot and known is not None:  # the plan of the fleet names its sources
+            known = structs.replace(known, sources=(), stays=True)
         run = known or _new_run(asked)
         listening = stack.enter_context(bound(config.http.listen, run.http))
         run = _with_port(run, config.http.listen, listening)
@@ -283,7 +285,7 @@ def _run_on(setup: RunSetup) -> Exit:
         setup.embedded, lambda: _own_sources(setup, run, rules, spec_of, models)
     )
     try:
-        if not sources.specs():
+        if not sources.specs() and not options.slot:
             to_user.info(
                 "no source yet: framegate add NAME=URL gives it one, or [sources.NAME] in its "
                 "pipeline.toml at the next start"
@@ -318,6 +320,8 @@ def _own_sources(
     options = setup.options
     folder = setup.folder
     owner = f"{run.run} (host {socket.gethostname()}, data {folder.path})"
+    if options.slot:
+        owner = f"{run.run} (slot {options.slot}, host {socket.gethostname()})"
     sources = RunSources(
         run,
         folder,
@@ -367,4 +371,5 @@ def make_plan(
         pictures=config.http.listen not in OFF,
         replicas=config.store.replicas,
         sinks=tuple(config.sinks),
+        slot=options.slot,
     )

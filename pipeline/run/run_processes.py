@@ -31,6 +31,7 @@ from framegate.pipeline.run.progress import Progress, RunOutputs
 from framegate.pipeline.run.restarts import Deaths
 from framegate.pipeline.run.rpc import announced
 from framegate.pipeline.run.rpc_server import answered
+from framegate.pipeline.run.slot import SlotFollower
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.sinks.mqtt import KnownRule
@@ -57,6 +58,7 @@ class RunOptions:
 
     named        sources that the command line names, not the configuration
     resume_with  options that `--resume` needs again, because the data folder does not keep them
+    slot         name of the fleet's slot that the run is; "": it is none
     began        in a run inside a program: called with the store's URL and the sources once results
                  may arrive. Such a run shows no progress, and ends only when it is stopped
     """
@@ -70,6 +72,7 @@ class RunOptions:
     pace: PaceName | None = None
     named: frozenset[str] = frozenset()
     resume_with: tuple[str, ...] = ()
+    slot: str = ""
     began: Callable[[str, Sequence[SourceSpec]], None] | None = None
 
 
@@ -131,6 +134,7 @@ async def supervise(
     sinks = _sinks_process(setup, plan, supervisor, http)
     if sinks is not None:
         tasks.append(asyncio.create_task(sinks.serve()))
+    tasks += _slot_tasks(supervisor)
     for task in tasks:
         task.add_done_callback(_log_error)
     try:
@@ -140,10 +144,7 @@ async def supervise(
                     options.began(plan.store, sources.specs())
                 code = await supervisor.run()
         if printer is not None:
-            patience_s: float | None = STOP_PRINTER_S
-            if code is Exit.DONE:
-                patience_s = None
-            await in_thread(printer.stop, patience_s)
+            await _stop_printer(printer, code)
         if sinks is not None and code in (Exit.DONE, Exit.SOURCE_FAILED):
             await sinks.finish()
     finally:
@@ -153,6 +154,22 @@ async def supervise(
     if print_errors and code is Exit.DONE:
         return Exit.SOURCE_FAILED
     return code
+
+
+async def _stop_printer(printer: Printer, code: Exit) -> None:
+    """Stop the printer: without a limit after all results, for a moment otherwise."""
+    patience_s: float | None = STOP_PRINTER_S
+    if code is Exit.DONE:
+        patience_s = None
+    await in_thread(printer.stop, patience_s)
+
+
+def _slot_tasks(supervisor: Supervisor) -> list[asyncio.Task[None]]:
+    """Return the task that follows the plan of a fleet if the run is a slot of one."""
+    slot = supervisor.plan.slot
+    if not slot:
+        return []
+    return [asyncio.create_task(SlotFollower(slot, supervisor).run())]
 
 
 def _projector(setup: RunSetup, plan: Plan) -> Projector:

@@ -83,6 +83,7 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         ending=source.ending,
         record=config.record.of(source.name, source.live),
         masks=config.privacy.of(source.name),
+        continues=source.continues,
     )
 
 

@@ -209,10 +209,19 @@ class RunSources:
         model = ""
         if take_over:
             model = self._announced(source.name)
-        self._store.claim(source.name, self._run.run, self._owner, take_over, by_hand)
-        self._store.reset_decode(source.name)
+        file = ""
+        if source.since and source.file is not None:
+            file = source.file.text()
+        continues = self._store.claim(
+            source.name, self._run.run, self._owner, take_over, by_hand, source.since, file
+        )
         # The epoch is read after the claim: from then on no other run can begin an epoch.
-        return replace(source, past=self._store.epoch(source.name), model=model)
+        past = self._store.epoch(source.name)
+        if continues:
+            past = max(0, self._store.positions(source.name, ["decode"])["decode"].epoch - 1)
+        else:
+            self._store.reset_decode(source.name)
+        return replace(source, past=past, model=model, continues=continues)
 
     def models(self) -> dict[str, str]:
         """Return the models that were chosen during the run, by source."""

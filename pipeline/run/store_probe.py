@@ -120,7 +120,8 @@ class StoreProbe:
             state = DecodeState()
             if encoded:
                 state = records.decode(encoded, DecodeState)
-            is_of_run = state.run == self._plan.run and at["decode"].epoch > source.past
+            is_our_state = state.run == self._plan.run or source.continues
+            is_of_run = is_our_state and at["decode"].epoch > source.past
             is_decoded = state.done and is_of_run
             has_passed = min(at.values()) >= at["decode"]
             if is_decoded and state.fault is not None:

@@ -75,6 +75,7 @@ class Supervisor:
         self._changing = asyncio.Lock()
         self._choosing = asyncio.Lock()  # separate, because preparing a model takes seconds
         self._removed: dict[str, asyncio.Event] = {}
+        self._handed_over: set[str] = set()
 
     # -- requests
 
@@ -93,12 +94,22 @@ class Supervisor:
         self._listeners.append(listener)
         listener(self.sources.specs())
 
+    def give_way(self, message: str) -> None:
+        """End the run because another instance of its slot has its sources."""
+        log.error("%s", message)
+        self._ending.end(Exit.FENCED)
+
     def fail(self, message: str) -> None:
         """End the run with an error, because something that it needs is broken."""
         self._ending.fail(message)
 
-    async def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
-        """Add all these sources or none. ModelNotTaken, and the errors of RunSources.add."""
+    async def add(
+        self, sources: Sequence[RunSource], take_over: bool, by_hand: bool = True
+    ) -> None:
+        """Add all these sources or none. ModelNotTaken, and the errors of RunSources.add.
+
+        by_hand: as in RunSources.add
+        """
         self._check_accepts_sources()
         take_open_files(len(self.sources.names()) + len(sources))
         models: dict[str, str] = {}
@@ -109,7 +120,7 @@ class Supervisor:
             await self._prepare(models, is_new=False)
         async with self._changing:
             self._check_accepts_sources()
-            await in_thread(self.sources.add, sources, take_over, by_hand=True)
+            await in_thread(self.sources.add, sources, take_over, by_hand)
             names = {source.name for source in sources}
             chosen = self.sources.models()
             if models != {name: model for name, model in chosen.items() if name in names}:
@@ -124,6 +135,11 @@ class Supervisor:
     def _check_accepts_sources(self) -> None:
         if self._draining or self._ending.code is not None:
             raise ConfigFaults(["the run is ending: it takes no more sources"])
+
+    async def hand_over(self, names: Sequence[str]) -> None:
+        """Remove these sources like `remove`, but for another slot: the store keeps their data."""
+        self._handed_over |= set(names)
+        await self.remove(names)
 
     async def remove(self, names: Sequence[str]) -> None:
         """Stop decoding these sources, finish their decoded frames, and release them.
@@ -302,7 +318,7 @@ class Supervisor:
                 may_end = was_drained
             if removed:
                 await self._release(sorted(removed))
-            elif self.sources.all_lost():
+            elif self.sources.all_lost() and not self.plan.slot:
                 self._ending.end(Exit.FENCED)
             elif self.sources.parked() and not now:
                 self._ending.end(Exit.SOURCE_FAILED)
@@ -364,7 +380,11 @@ class Supervisor:
         # Workers learn it before another run may claim the sources: a worker that still served one
         # would be fenced and end.
         self._tell_sources()
-        await in_thread(self.sources.release, names, removed=True)
+        forgotten = [name for name in names if name not in self._handed_over]
+        kept = [name for name in names if name in self._handed_over]
+        await in_thread(self.sources.release, forgotten, removed=True)
+        await in_thread(self.sources.release, kept)
+        self._handed_over -= set(kept)
         for name in names:
             self._workers.forget(name)
             self.faults.pop(name, None)

@@ -119,19 +119,31 @@ class StoreAdmin:
                 server.ping()
 
     def claim(
-        self, source: str, run: str, name: str, take_over: bool, by_hand: bool = False
-    ) -> None:
+        self,
+        source: str,
+        run: str,
+        name: str,
+        take_over: bool,
+        by_hand: bool = False,
+        since: int = 0,
+        file: str = "",
+    ) -> bool:
         """Make a run the owner of a source; a new owner increments the generation.
+
+        Return whether it continues a file where the owner before it stopped.
 
         take_over  also if another run owns it
         by_hand    also if it was taken from this run
+        since      version of the fleet's plan that gives it to this slot; 0: the run is no slot
+        file       identity of the file that a slot reads; "": it is a camera
 
         Raises SourceOwned if another run owns the source; TakenOver if it was taken from this run;
         StoreBusy if too few replicas have the claim.
         """
         with store_errors(self.url):
-            flags = (_flag(take_over), _flag(by_hand))
-            status, *details = self._replicated("claim", keys.own(source), run, name, *flags)
+            names = [keys.own(source), keys.at(source, "decode")]
+            more = (_flag(take_over), _flag(by_hand), str(since), file)
+            status, *details = self._replicated("claim", names, run, name, *more)
             if status == b"OWNED":
                 raise SourceOwned(
                     f"source {source} is owned by run {details[0].decode()}; stop that run, give "
@@ -151,6 +163,7 @@ class StoreAdmin:
             forgotten = cast(bytes | None, self._client.get(keys.EPOCHS))
             if forgotten:
                 self._function("begin_after", [keys.own(source)], run, forgotten.decode())
+            return bool(details[0] == b"1")
 
     def release(self, source: str, run: str, removed: bool = False) -> None:
         """End this run's ownership of a source; do nothing if another run owns it.
@@ -211,19 +224,19 @@ class StoreAdmin:
         with store_errors(self.url):
             self._function("detach", [keys.room(source), keys.at(source, stage)])
 
-    def _replicated(self, name: str, key: str, *args: str) -> Any:
+    def _replicated(self, name: str, names: list[str], *args: str) -> Any:
         """Call a function and return its reply when enough replicas have its writes."""
         client = self._client
         if not self._replicas:
-            return self._function(name, [key], *args)
+            return self._function(name, names, *args)
         if self._is_cluster:
-            node = cast(Any, client).get_node_from_key(key)
+            node = cast(Any, client).get_node_from_key(names[0])
             client = cast(Any, client).get_redis_connection(node)
         missing = ""
         for _ in range(REPLICAS_TRIES):
             # In one pipeline: WAIT covers only the writes of its own connection.
             with client.pipeline(transaction=False) as pipe:
-                pipe.fcall(function(name), 1, key, *args)
+                pipe.fcall(function(name), len(names), *names, *args)
                 pipe.execute_command(*replicas_command(self._replicas))
                 reply, reached = pipe.execute()
             if reached >= self._replicas or reply[0] != b"OK":

@@ -6,6 +6,8 @@
 --                   freed         UNIX seconds since which no run owns it
 --                   generation    number of changes of the owner
 --                   superseded    the last runs that it was taken from, separated by spaces
+--                   since         version of the fleet's plan by which a slot owns it
+--                   file          identity of a slot's file, which its successor must have, too
 --                   model         the owner's model from a registry, and the place of its folder
 --   at      hash    by stage: t token, p position, s state, e last emitted, w wake mark, gone
 --   count   hash    decoded, published, dropped:<reason>, ...
@@ -248,23 +250,46 @@ local function superseded(listed, without, with)
   return table.concat(runs, ' ', math.max(1, #runs - SUPERSEDED + 1))
 end
 
--- KEYS own; ARGV run, name, take over, by hand ('1' or '0'). Makes a run the owner of a source.
--- Answers {'OK'} | {'OWNED', owner's name} | {'SUPERSEDED', owner's name}. A run that the source
--- was taken from is refused even if no run owns it: two runs that restart automatically would take
--- it from each other for ever. A user gets it back with `by hand`.
+-- Returns whether a run may not claim a source. version: of the fleet's plan that gives it the
+-- source; 0: the run is no slot. A run that the source was taken from is refused even if no run
+-- owns it: two runs that restart automatically would take it from each other for ever. A user gets
+-- it back with `by hand`. Between slots, the newer plan decides. With the same plan, a slot also
+-- gets a source back that no run owns.
+local function is_superseded(own, run, by_hand, version)
+  local since = tonumber(own[4] or '0')
+  if version > 0 and version ~= since then return version < since end
+  if own[1] == run then return false end
+  local known = string.find(' ' .. (own[3] or '') .. ' ', ' ' .. run .. ' ', 1, true)
+  local is_free = version > 0 and (own[1] or '') == ''
+  return known and not by_hand and not is_free
+end
+
+-- KEYS own, at of decode; ARGV run, name, take over, by hand ('1' or '0'), version of the plan,
+-- identity of the file ('' for none). Makes a run the owner of a source. Answers {'OK', '1' if a
+-- slot continues the file, else '0'} | {'OWNED', owner's name} | {'SUPERSEDED', owner's name}.
+-- Another file, or the same one that no slot has read, begins at its start.
 local function claim(keys, args)
   if not args[2] then return redis.error_reply('ERR claim needs a run and a name') end
-  local own = redis.call('HMGET', keys[1], 'run', 'name', 'superseded')
-  local owner, listed = own[1] or '', own[3] or ''
+  local own = redis.call('HMGET', keys[1], 'run', 'name', 'superseded', 'since', 'file')
+  local owner, version = own[1] or '', tonumber(args[5] or '0')
+  if is_superseded(own, args[1], args[4] == '1', version) then
+    return { 'SUPERSEDED', own[2] or '' }
+  end
   if owner ~= args[1] then
-    local known = string.find(' ' .. listed .. ' ', ' ' .. args[1] .. ' ', 1, true)
-    if known and args[4] ~= '1' then return { 'SUPERSEDED', own[2] or '' } end
     if owner ~= '' and args[3] ~= '1' then return { 'OWNED', own[2] or '' } end
     redis.call('HINCRBY', keys[1], 'generation', 1)
-    redis.call('HSET', keys[1], 'superseded', superseded(listed, args[1], owner))
+    redis.call('HSET', keys[1], 'superseded', superseded(own[3] or '', args[1], owner))
   end
   redis.call('HSET', keys[1], 'run', args[1], 'name', args[2])
-  return { 'OK' }
+  local file = args[6] or ''
+  local continues = file ~= '' and file == own[5]
+  if version == 0 then
+    redis.call('HDEL', keys[1], 'since', 'file')
+  else
+    redis.call('HSET', keys[1], 'since', args[5], 'file', file)
+    if not continues then redis.call('HDEL', keys[2], 's', 'c') end
+  end
+  return { 'OK', continues and '1' or '0' }
 end
 
 -- KEYS own; ARGV run, removed ('1' or '0'). Ends this run's ownership; the last epoch stays. A

@@ -31,6 +31,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "config": ("store",),
         "telemetry": ("recording", "store"),
         "heavy": ("store",),
+        "fleet": ("config", "store"),
         "engine": ("shared_memory", "store", "telemetry"),
         "ingest": ("engine", "promise", "recording", "shared_memory", "store"),
         "sinks": ("config", "engine", "store", "telemetry"),
@@ -48,6 +49,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "run": (
             "config",
             "engine",
+            "fleet",
             "heavy",
             "ingest",
             "review",

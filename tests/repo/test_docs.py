@@ -57,6 +57,7 @@ def test_every_path_that_is_named_exists(name: str) -> None:
         "my_stages",
         "models.py",
         "pipeline.toml",
+        "fleet.toml",
     )
     absent = [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()]
     assert absent == []

@@ -20,6 +20,7 @@ import pytest
 from framegate.cli.main import parser
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.contracts.results import Object, Result
+from framegate.pipeline.fleet.fleet_file import read_fleet
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import framegate, user_folder
 from tests.support.footage import steady, write_scene
@@ -130,6 +131,9 @@ def test_configuration_is_accepted(
             the_block("python", "class People", name), encoding="utf-8"
         )
         monkeypatch.syspath_prepend(tmp_path)
+    if "[slots." in block:
+        read_fleet(block, name)
+        return
     read_config(name, block)
 
 

@@ -298,6 +298,34 @@ def test_somebody_gets_a_source_back_for_good(store: StoreAdmin, way: str) -> No
             store.claim("a", "run-2", "another", take_over=True)
 
 
+def test_between_slots_the_newer_plan_decides_and_with_one_plan_the_newer_instance(
+    store: StoreAdmin,
+) -> None:
+    store.claim("a", "box1", "slot 1", take_over=True, since=1)
+    store.claim("a", "box2", "slot 2", take_over=True, since=2)
+    with pytest.raises(TakenOver):
+        store.claim("a", "box3", "a slot that has not read the plan", take_over=True, since=1)
+    store.claim("a", "box1", "slot 1, where it is moved back", take_over=True, since=3)
+    store.claim("a", "box1b", "slot 1 on another host", take_over=True, since=3)
+    with pytest.raises(TakenOver):
+        store.claim("a", "box1", "slot 1, restarted", take_over=True, since=3)
+    store.release("a", "box1b")
+    store.claim("a", "box1", "slot 1, which runs alone now", take_over=True, since=3)
+    assert store.owner("a") == "box1"
+
+
+def test_a_slot_continues_the_same_file_and_begins_another_one(
+    store: StoreAdmin, link: Link
+) -> None:
+    at = keys.at("a", "decode")
+    for run, file, continues in (("r1", "x", False), ("r2", "x", True), ("r3", "y", False)):
+        link.call("HSET", at, "s", "state", "c", "state")
+        assert store.claim("a", run, run, True, since=1, file=file) is continues
+        assert bool(link.call("HGET", at, "s")) is continues
+    store.claim("a", "plain", "a run that is no slot", take_over=True)
+    assert store.claim("a", "r4", "r4", True, since=1, file="y") is False
+
+
 def test_sources_are_released_each_on_its_own(store: StoreAdmin, link: Link) -> None:
     store.claim("c", RUN, "the test", take_over=False)
     link.call("SET", keys.own("b"), "no hash")

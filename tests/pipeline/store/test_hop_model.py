@@ -61,6 +61,7 @@ class ModelSource:
     owner: str = ""
     generation: int = 0
     superseded: list[str] = field(default_factory=list)
+    since: int = 0
     announced: str = ""
     epoch: int = 0
     count: int = 0
@@ -102,7 +103,7 @@ class Protocol(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         for source in SOURCES:
-            self.claim(source, RUNS[0], take_over=False, by_hand=False, cut=False, serves=True)
+            self.claim(source, RUNS[0], False, False, since=0, cut=False, serves=True)
 
     # -- replicas
 
@@ -133,23 +134,38 @@ class Protocol(RuleBasedStateMachine):
         run=runs,
         take_over=st.booleans(),
         by_hand=st.booleans(),
+        since=st.sampled_from((0, 0, 1, 2, 3)),
         cut=st.booleans(),
         serves=st.booleans(),
     )
     def claim(
-        self, source: str, run: str, take_over: bool, by_hand: bool, cut: bool, serves: bool
+        self,
+        source: str,
+        run: str,
+        take_over: bool,
+        by_hand: bool,
+        since: int,
+        cut: bool,
+        serves: bool,
     ) -> None:
+        """since: version of the plan of a fleet; 0: the run is no slot"""
         model = self.model[source]
+        is_fresh = since > model.since
+        may_have = is_fresh or run not in model.superseded or by_hand
+        if since and since == model.since and not model.owner:
+            may_have = True
         try:
-            self.store.claim(source, run, f"run {run}", take_over, by_hand)
+            self.store.claim(source, run, f"run {run}", take_over, by_hand, since)
             said = "OK"
         except SourceOwned:
             said = "OWNED"
         except TakenOver:
             said = "SUPERSEDED"
-        if run == model.owner:
+        if 0 < since < model.since:
+            assert said == "SUPERSEDED", "an older plan"
+        elif run == model.owner:
             assert said == "OK"
-        elif run in model.superseded and not by_hand:
+        elif not may_have:
             assert said == "SUPERSEDED"
         elif model.owner and not take_over:
             assert said == "OWNED"
@@ -158,6 +174,10 @@ class Protocol(RuleBasedStateMachine):
             model.superseded = [other for other in model.superseded if other != run]
             model.superseded += [model.owner] if model.owner else []
             model.owner, model.generation = run, model.generation + 1
+        if said == "OK":
+            model.since = since
+        if said == "OK" and since:
+            model.stages["decode"].state = None  # another file, or a camera
         if said == "OK" and not cut:
             self.replicate()
             assert self.owners.setdefault((source, model.generation), run) == run

@@ -82,7 +82,8 @@ def test_two_versions_work_side_by_side_whichever_was_loaded_last(client: Any) -
     prepare(client)
     assert loaded(client) == {library().name, theirs.name}
     for source in ("ours", "theirs"):
-        client.fcall(function("claim"), 1, keys.own(source), RUN, "the test", "0", "0")
+        names = (keys.own(source), keys.at(source, "decode"))
+        client.fcall(function("claim"), 2, *names, RUN, "the test", "0", "0")
     for source, is_ours in (("ours", True), ("theirs", False), ("ours", True)):
         prefix = library().prefix if is_ours else theirs.prefix
         at = keys.at(source, "decode")

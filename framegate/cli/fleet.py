@@ -1,0 +1,237 @@
+"""`framegate fleet`: say which slot of several hosts serves which source, and show what they do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from framegate.cli.help import ending
+from framegate.pipeline.config.store import url_said
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.fleet.change import applied, changes, drained, is_same, moved
+from framegate.pipeline.fleet.fleet_file import read_fleet_file
+from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwner
+from framegate.pipeline.fleet.plan import FleetPlan
+
+PAGE = "fleet"
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "fleet",
+        description="Spread sources over slots on several hosts. A slot is a process "
+        "framegate run --slot NAME; all slots share a store. Each change is one new version of "
+        "the plan in that store, which the slots follow within a second.",
+        epilog=ending(
+            "framegate fleet apply fleet.toml --store redis://store.example",
+            "framegate fleet status --store redis://store.example",
+            "framegate fleet move gate box2 --store redis://store.example",
+            "framegate fleet drain box1 --store redis://store.example",
+            page=PAGE,
+        ),
+    )
+    command.set_defaults(command=_fleet)
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    apply = _action(actions, "apply", "make the slots and sources of a file the plan")
+    apply.add_argument("file", type=Path, metavar="FILE", help="fleet.toml")
+    apply.add_argument(
+        "--spread",
+        action="store_true",
+        help="also move sources from slots with more than 1.1 times their fair load, so that a "
+        "new slot gets sources at once",
+    )
+    diff = _action(actions, "diff", "show what apply would change; nothing is written")
+    diff.add_argument("file", type=Path, metavar="FILE", help="fleet.toml")
+    diff.add_argument("--spread", action="store_true", help="as with apply")
+    status = _action(actions, "status", "show slots, their load, and sources that are not served")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    move = _action(actions, "move", "let a slot serve these sources")
+    move.add_argument("sources", nargs="+", metavar="SOURCE", help="names of sources")
+    move.add_argument("slot", metavar="SLOT", help="name of the slot")
+    for name, what in (
+        ("drain", "move all sources of these slots to other slots, for example before an upgrade"),
+        ("undrain", "let drained slots serve sources again"),
+    ):
+        drain = _action(actions, name, what)
+        drain.add_argument("slots", nargs="+", metavar="SLOT", help="names of slots")
+
+
+def _action(actions: Any, name: str, what: str) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = actions.add_parser(name, help=what, description=what)
+    action.add_argument(
+        "--store",
+        required=True,
+        metavar="URL",
+        help="the store of the fleet; env:NAME reads the URL from a variable",
+    )
+    if name in ("apply", "move", "drain", "undrain"):
+        action.add_argument(
+            "--replicas",
+            type=int,
+            default=0,
+            metavar="N",
+            help="replicas of the store that must have the plan (default: 0)",
+        )
+    return action
+
+
+def _fleet(parsed: argparse.Namespace) -> Exit:
+    url = url_said(parsed.store, "--store")
+    assert url is not None
+    with closing(FleetStore(url)) as store:
+        plan = store.plan() or FleetPlan()
+        if parsed.action == "status":
+            return _status(store, plan, parsed.json)
+        changed = _changed(plan, parsed)
+        if parsed.action == "diff":
+            _print_changes(plan, changed)
+        elif is_same(plan, changed):
+            print(f"nothing to change; the plan stays at version {plan.version}")
+        else:
+            store.write(changed, parsed.replicas)
+            _print_changes(plan, changed)
+            print(f"version {changed.version} of the plan is written")
+        _print_waiting(changed)
+    return Exit.DONE
+
+
+def _changed(plan: FleetPlan, parsed: argparse.Namespace) -> FleetPlan:
+    """Return the plan after an action. ConfigFaults."""
+    if parsed.action in ("apply", "diff"):
+        return applied(plan, read_fleet_file(parsed.file), parsed.spread)
+    if not plan.version:
+        raise ConfigFaults(
+            ["the store has no plan of a fleet; framegate fleet apply fleet.toml writes one"]
+        )
+    changes_by_action: Mapping[str, Callable[[], FleetPlan]] = {
+        "move": lambda: moved(plan, parsed.sources, parsed.slot),
+        "drain": lambda: drained(plan, parsed.slots, is_drained=True),
+        "undrain": lambda: drained(plan, parsed.slots, is_drained=False),
+    }
+    return changes_by_action[parsed.action]()
+
+
+def _print_changes(plan: FleetPlan, changed: FleetPlan) -> None:
+    for change in changes(plan, changed):
+        print(f"{change.name}: {change.words}")
+
+
+def _print_waiting(plan: FleetPlan) -> None:
+    waiting = plan.waiting()
+    if waiting:
+        needed = sum(plan.sources[name].cost for name in waiting)
+        print(
+            f"{len(waiting)} sources wait for room ({needed:.2f} cores): {_listed(waiting)}; add a "
+            "slot, or raise the cores of one"
+        )
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    listed = ", ".join(names[:most])
+    if len(names) > most:
+        return f"{listed}, and {len(names) - most} more"
+    return listed
+
+
+# -- status
+
+
+class SlotStatus(msgspec.Struct, frozen=True):
+    """A slot as `status` shows it.
+
+    state    serving, drained, or away (no sign of life for 10 s)
+    host     of its process; "" if it is away
+    version  version of the plan that it follows; 0 if it is away
+    load     CPU cores that its sources need
+    """
+
+    slot: str
+    state: str
+    host: str
+    version: int
+    cores: float
+    load: float
+    sources: int
+    serves: int
+
+
+class FleetStatus(msgspec.Struct, frozen=True):
+    """The state of a fleet.
+
+    unserved  by source: why no process of its slot serves it
+    """
+
+    version: int
+    slots: list[SlotStatus]
+    sources: int
+    unserved: dict[str, str]
+
+
+def status_of(
+    plan: FleetPlan, signs: Mapping[str, SlotSign], owners: Mapping[str, SourceOwner]
+) -> FleetStatus:
+    """Return the state of a fleet, from its plan, signs of life and owners of sources."""
+    slots = []
+    for name, room in sorted(plan.slots.items()):
+        sign = signs.get(name)
+        state = "serving"
+        if room.drained:
+            state = "drained"
+        if sign is None:
+            state = "away"
+            sign = SlotSign("", "", 0, 0)
+        n_sources = len(plan.sources_of(name))
+        load = plan.load(name)
+        slots.append(
+            SlotStatus(
+                name, state, sign.host, sign.version, room.cores, load, n_sources, sign.serves
+            )
+        )
+    unserved = {}
+    for name, source in sorted(plan.sources.items()):
+        why = _why_unserved(name, source.slot, signs.get(source.slot), owners[name])
+        if why:
+            unserved[name] = why
+    return FleetStatus(plan.version, slots, len(plan.sources), unserved)
+
+
+def _why_unserved(name: str, slot: str, sign: SlotSign | None, owner: SourceOwner) -> str:
+    """Return why no process of its slot serves a source; "" if one does."""
+    if not slot:
+        return "waits for room"
+    if sign is None:
+        return f"slot {slot} is away: start framegate run --slot {slot} on a host, or drain it"
+    if name in sign.refused:
+        return f"slot {slot}: {sign.refused[name]}"
+    if owner.run != sign.run:
+        return f"slot {slot} takes it over from {owner.name or 'no run'}"
+    return ""
+
+
+def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
+    signs = store.signs(list(plan.slots))
+    owners = store.owners(list(plan.sources))
+    status = status_of(plan, signs, owners)
+    if as_json:
+        print(msgspec.json.encode(status).decode())
+        return Exit.DONE
+    print(f"version {status.version}: {status.sources} sources, {len(status.slots)} slots")
+    width = max((len(each.slot) for each in status.slots), default=4)
+    print(f"{'slot':<{width}}  state    load  cores  sources  host")
+    for each in status.slots:
+        host = each.host
+        if host and each.version < status.version:
+            host += f" (still follows version {each.version})"
+        print(
+            f"{each.slot:<{width}}  {each.state:<7}  {each.load:>4.1f}  {each.cores:>5.1f}  "
+            f"{f'{each.serves}/{each.sources}':>7}  {host}".rstrip()
+        )
+    for name, why in status.unserved.items():
+        print(f"source {name}: {why}")
+    return Exit.DONE

@@ -1,0 +1,159 @@
+"""The plan of a fleet in the store, and the signs of life of its slots.
+
+The key `fg:fleet` is a stream. Its entry `<version>-0` is a version of the plan; the last KEPT
+stay. A writer adds the version after the one that it read. The server refuses an id that is not
+above the last one, so of two writers that read the same version only one succeeds. No function of
+ours is needed, and any Redis client can read the plan, which is JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import redis
+
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import FramegateError, StoreRefused
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.fleet.plan import VERSION, FleetPlan
+from framegate.pipeline.store.hop import replicas_command, too_few_replicas
+from framegate.pipeline.store.redis_client import connect, store_errors
+
+KEPT: Final = 16
+ALIVE_S: Final = 10  # a sign of life is visible so long
+COMMAND_S: Final = 2.0  # longest wait of a command for each reply
+
+
+class PlanChanged(FramegateError):
+    """Another change of the plan was written meanwhile; nothing was written."""
+
+
+class SlotSign(msgspec.Struct, frozen=True):
+    """A sign of life of a slot. It is shown to people, and decides only how long a successor waits.
+
+    run      id of its run
+    host     its host name
+    version  version of the plan that it follows
+    serves   number of its sources that it serves
+    refused  why it does not serve the rest of them, by source
+    """
+
+    run: str
+    host: str
+    version: int
+    serves: int
+    refused: dict[str, str] = {}
+
+
+class SourceOwner(msgspec.Struct, frozen=True):
+    """The owner of a source in the store.
+
+    run    id of the run; "": no run owns the source
+    name   name of the run for messages
+    since  version of the plan by which a slot owns it; 0: the owner is no slot
+    epoch  last epoch of the source
+    """
+
+    run: str = ""
+    name: str = ""
+    since: int = 0
+    epoch: int = 0
+
+
+class FleetStore:
+    """A connection to the plan of a fleet. One thread.
+
+    Each method raises StoreLost, StoreBusy or StoreRefused within a few times `answer_s`.
+    """
+
+    def __init__(self, url: str, answer_s: float = COMMAND_S) -> None:
+        self._url = url
+        self._client = connect(url, answer_s)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def plan(self, after: int = 0) -> FleetPlan | None:
+        """Return the newest plan; None if its version is not above `after`."""
+        with store_errors(self._url):
+            entries = self._client.xrevrange(keys.FLEET, "+", f"({after}-0", count=1)
+        if not entries:
+            return None
+        data = entries[0][1][b"d"]
+        try:
+            plan = msgspec.json.decode(data, type=FleetPlan)
+        except msgspec.MsgspecError as error:
+            raise StoreRefused(f"store {shown(self._url)}: {keys.FLEET}: {error}") from None
+        if plan.v > VERSION:
+            raise StoreRefused(
+                f"store {shown(self._url)}: the plan of the fleet has version {plan.v}, and this "
+                f"Framegate reads up to {VERSION}; use the version that wrote it"
+            )
+        return plan
+
+    def write(self, plan: FleetPlan, replicas: int = 0) -> None:
+        """Write the next version of the plan. PlanChanged if another one was written meanwhile.
+
+        replicas  number of replicas that must have it
+        """
+        command = ("MAXLEN", str(KEPT), f"{plan.version}-0", "d", msgspec.json.encode(plan))
+        with store_errors(self._url):
+            try:
+                self._client.execute_command("XADD", keys.FLEET, *command)
+            except redis.ResponseError as error:
+                if "equal or smaller" not in str(error):
+                    raise
+                raise PlanChanged(
+                    f"version {plan.version} of the fleet was written meanwhile by another "
+                    "command; look at framegate fleet status and repeat the command"
+                ) from None
+            if replicas:
+                reached = self._client.execute_command(*replicas_command(replicas))
+                if reached < replicas:
+                    raise StoreRefused(
+                        f"store {shown(self._url)}: {too_few_replicas(reached, replicas)}; the "
+                        "plan is written, and a failover may lose it"
+                    )
+
+    def sign(self, slot: str, sign: SlotSign) -> None:
+        """Write the sign of life of a slot, which expires after ALIVE_S."""
+        with store_errors(self._url):
+            self._client.set(keys.fleet_slot(slot), msgspec.json.encode(sign), ex=ALIVE_S)
+
+    def sign_off(self, slot: str, run: str) -> None:
+        """Remove the sign of life of a slot that ends, if it is of this run."""
+        sign = self.signs([slot]).get(slot)
+        if sign is not None and sign.run == run:
+            with store_errors(self._url):
+                self._client.delete(keys.fleet_slot(slot))
+
+    def signs(self, slots: Sequence[str]) -> dict[str, SlotSign]:
+        """Return the signs of life of those of these slots that are alive."""
+        replies = self._pipelined([("GET", keys.fleet_slot(slot)) for slot in slots])
+        signs = {}
+        for slot, reply in zip(slots, replies, strict=True):
+            if reply is not None:
+                signs[slot] = msgspec.json.decode(reply, type=SlotSign)
+        return signs
+
+    def owners(self, sources: Sequence[str]) -> dict[str, SourceOwner]:
+        """Return the owner of each source."""
+        fields = ("run", "name", "since", "epoch")
+        replies = self._pipelined([("HMGET", keys.own(name), *fields) for name in sources])
+        owners = {}
+        for source, (run, name, since, epoch) in zip(sources, replies, strict=True):
+            owners[source] = SourceOwner(
+                (run or b"").decode(), (name or b"").decode(), int(since or 0), int(epoch or 0)
+            )
+        return owners
+
+    def _pipelined(self, commands: Iterable[tuple[str, ...]]) -> list[Any]:
+        with store_errors(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)
+            replies: list[Any] = pipe.execute()
+        return replies

@@ -1,0 +1,260 @@
+"""A slot of a fleet: it follows the plan in the store, and makes its run serve what that names.
+
+The plan decides which slot serves a source, and the fencing of the store decides which process
+does. So a slot never needs to know whether another slot is alive. A sign of life only shortens the
+wait for a predecessor that still finishes its frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Final
+
+from framegate.pipeline.config.sources import read_sources
+from framegate.pipeline.contracts.errors import (
+    ConfigFaults,
+    FramegateError,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+    TakenOver,
+)
+from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwner
+from framegate.pipeline.fleet.plan import FleetPlan, FleetSource
+from framegate.pipeline.run.folder import RunSource
+from framegate.pipeline.run.source_forms import file_faults, run_source
+from framegate.pipeline.run.supervisor import Supervisor
+from framegate.pipeline.system.process import in_thread
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0  # between two looks at the plan
+HURRY_S: Final = 0.1  # the same while a source is handed over
+HAND_OVER_S: Final = 10.0  # a slot that is alive gets this long to finish its decoded frames
+AWAY_ERRORS: Final = (StoreLost, StoreBusy, StoreRefused)
+
+
+class NextStep(Enum):
+    """The next step of a slot for a source that the plan gives it and that it does not serve."""
+
+    CLAIM = auto()
+    WAIT = auto()  # for its predecessor, or for a newer plan
+    REFUSE = auto()  # a run that is no slot owns it
+    GIVE_WAY = auto()  # a newer instance of the same slot owns it
+
+
+def next_step(
+    owner: SourceOwner, run: str, since: int, is_alive: bool, waited_s: float, was_ours: bool
+) -> NextStep:
+    """Decide the next step of a slot for a source.
+
+    run       run id of this instance of the slot
+    since     version of the plan that gave it the source
+    is_alive  whether the owner is a slot that gave a recent sign of life
+    waited_s  time for which the slot has waited for the owner, in seconds
+    was_ours  whether another run took the source from this instance
+    """
+    if owner.since > since:
+        return NextStep.WAIT
+    if owner.run in ("", run):
+        return NextStep.CLAIM
+    if not owner.since:
+        return NextStep.REFUSE
+    if owner.since == since:
+        if was_ours:
+            return NextStep.GIVE_WAY
+        return NextStep.CLAIM
+    if is_alive and waited_s < HAND_OVER_S:
+        return NextStep.WAIT
+    return NextStep.CLAIM
+
+
+class SlotFollower:
+    """Follows the plan of the fleet for a run. All methods run in its event loop."""
+
+    def __init__(self, slot: str, supervisor: Supervisor) -> None:
+        """slot: name of the slot that the run of this supervisor is."""
+        self._slot = slot
+        self._supervisor = supervisor
+        self._run = supervisor.plan.run
+        self._store: FleetStore | None = None
+        self._plan = FleetPlan()
+        self._refused: dict[str, str] = {}
+        self._waits_since: dict[str, float] = {}
+        self._handing_over: dict[str, asyncio.Task[None]] = {}
+        self._signed_mono = -LOOK_S
+        self._is_known = True
+
+    async def run(self) -> None:
+        """Follow the plan until cancelled. A failure ends the run."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                except AWAY_ERRORS as error:
+                    log.debug("fleet: %s", error)
+                pause_s = LOOK_S
+                if self._waits_since or self._handing_over:
+                    pause_s = HURRY_S
+                await asyncio.sleep(pause_s)
+        except Exception:
+            log.exception("the slot cannot follow the plan of its fleet")
+            self._supervisor.fail("the slot cannot follow the plan of its fleet")
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        for task in self._handing_over.values():
+            task.cancel()
+        store = self._store
+        if store is not None:
+            with contextlib.suppress(*AWAY_ERRORS, TimeoutError, asyncio.CancelledError):
+                await asyncio.wait_for(in_thread(store.sign_off, self._slot, self._run), LOOK_S)
+            store.close()
+
+    async def _look(self) -> None:
+        if self._store is None:
+            self._store = await in_thread(FleetStore, self._supervisor.plan.store)
+        plan = await in_thread(self._store.plan, self._plan.version)
+        if plan is not None:
+            self._take(plan)
+        wanted = self._plan.sources_of(self._slot)
+        await self._let_go(wanted)
+        await self._claim(self._store, wanted)
+        await self._sign(self._store)
+
+    def _take(self, plan: FleetPlan) -> None:
+        self._plan = plan
+        names = sorted(plan.sources_of(self._slot))
+        log.info(
+            "slot %s: version %d of the fleet gives it %s",
+            self._slot,
+            plan.version,
+            ", ".join(names) or "no source",
+        )
+        if self._slot not in plan.slots:
+            log.warning(
+                "slot %s: the fleet has no such slot; add [slots.%s] to its fleet.toml, then "
+                "framegate fleet apply fleet.toml",
+                self._slot,
+                self._slot,
+            )
+
+    async def _sign(self, store: FleetStore) -> None:
+        now = time.monotonic()
+        if now - self._signed_mono < LOOK_S:
+            return
+        self._signed_mono = now
+        serves = len(self._supervisor.sources.specs())
+        version = self._plan.version
+        sign = SlotSign(self._run, socket.gethostname(), version, serves, self._refused)
+        await in_thread(store.sign, self._slot, sign)
+
+    # -- sources that leave
+
+    async def _let_go(self, wanted: Mapping[str, FleetSource]) -> None:
+        """Release the sources that the plan does not give to this slot any more, or differently."""
+        for name, task in list(self._handing_over.items()):
+            if task.done():
+                del self._handing_over[name]
+                if task.exception() is not None:
+                    log.warning("source %s: it is not released: %s", name, task.exception())
+        sources = self._supervisor.sources
+        lost = sources.lost()
+        for source in sources.listed():
+            new = wanted.get(source.name)
+            is_wanted = new is not None and new.since == source.since
+            if source.name in self._handing_over or (is_wanted and source.name not in lost):
+                continue
+            if source.name in lost and await self._must_give_way(source):
+                return
+            release = self._supervisor.hand_over([source.name])
+            self._handing_over[source.name] = asyncio.create_task(release)
+
+    async def _must_give_way(self, source: RunSource) -> bool:
+        """End the run and return True if a newer instance of this slot took a source from it."""
+        assert self._store is not None
+        owners = await in_thread(self._store.owners, [source.name])
+        owner = owners[source.name]
+        if next_step(owner, self._run, source.since, True, 0.0, True) is not NextStep.GIVE_WAY:
+            return False
+        self._supervisor.give_way(
+            f"slot {self._slot}: a newer instance of it has its sources (now: {owner.name}); this "
+            "one ends"
+        )
+        return True
+
+    # -- sources that arrive
+
+    async def _claim(self, store: FleetStore, wanted: Mapping[str, FleetSource]) -> None:
+        known = self._supervisor.sources.names()
+        missing = [name for name in wanted if name not in known]
+        self._refused = {name: why for name, why in self._refused.items() if name in missing}
+        if not missing:
+            self._waits_since.clear()
+            return
+        owners = await in_thread(store.owners, missing)
+        is_waited_for = any(owner.run for owner in owners.values())
+        alive: set[str] = set()
+        if is_waited_for:
+            signs = await in_thread(store.signs, list(self._plan.slots))
+            alive = {sign.run for sign in signs.values()}
+        now = time.monotonic()
+        waiting: dict[str, float] = {}
+        for name in missing:
+            owner = owners[name]
+            began = self._waits_since.get(name, now)
+            since = wanted[name].since
+            step = next_step(owner, self._run, since, owner.run in alive, now - began, False)
+            if step is NextStep.WAIT:
+                waiting[name] = began
+            elif step is NextStep.REFUSE:
+                self._refuse(name, f"run {owner.name}, which is no slot, owns it; stop that run")
+            else:
+                await self._add(name, wanted[name])
+        self._waits_since = waiting
+
+    async def _add(self, name: str, wanted: FleetSource) -> None:
+        try:
+            source = await in_thread(source_of, name, wanted)
+            await self._supervisor.add([source], take_over=True, by_hand=False)
+        except AWAY_ERRORS:
+            raise
+        except TakenOver as error:
+            lost = RunSource(name=name, since=wanted.since)
+            if not await self._must_give_way(lost):
+                self._refuse(name, str(error))
+        except FramegateError as error:
+            self._refuse(name, str(error))
+        else:
+            self._refused.pop(name, None)
+
+    def _refuse(self, name: str, why: str) -> None:
+        why = redacted(why)
+        if self._refused.get(name) != why:
+            log.error("source %s: slot %s cannot serve it: %s", name, self._slot, why)
+        self._refused[name] = why
+
+
+def source_of(name: str, wanted: FleetSource) -> RunSource:
+    """Return a source of the plan as a run of this host keeps it.
+
+    ConfigFaults if this host lacks the variable of its URL, or its file.
+    """
+    faults: list[str] = []
+    read = read_sources({name: wanted.keys}, faults)
+    if faults:
+        raise ConfigFaults(faults)
+    source = replace(run_source(name, read[name], by="add"), since=wanted.since)
+    faults = list(file_faults([source]).values())
+    if faults:
+        raise ConfigFaults([f"{fault} on {socket.gethostname()}" for fault in faults])
+    return source

@@ -1,0 +1,128 @@
+"""The plan of a fleet in a store: versions, two writers at once, signs of life, deadlines."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from framegate.pipeline.contracts.errors import FramegateError, StoreRefused
+from framegate.pipeline.fleet.fleet_store import (
+    COMMAND_S,
+    KEPT,
+    FleetStore,
+    PlanChanged,
+    SlotSign,
+    SourceOwner,
+)
+from framegate.pipeline.fleet.plan import FleetPlan, FleetSource, SlotRoom
+from tests.support.servers import server
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with server(tmp_path_factory.mktemp("store")) as store:
+        yield store.url
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[FleetStore]:
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    opened = FleetStore(url)
+    yield opened
+    opened.close()
+
+
+def plan(version: int, slot: str = "a") -> FleetPlan:
+    source = FleetSource({"url_env": "GATE"}, 0.5, slot, version)
+    return FleetPlan(
+        version, {"a": SlotRoom(2.0), "b": SlotRoom(2.0, drained=True)}, {"gate": source}
+    )
+
+
+def test_a_plan_is_read_as_it_was_written_and_any_client_can_read_it(
+    store: FleetStore, url: str
+) -> None:
+    assert store.plan() is None
+    store.write(plan(1))
+    assert store.plan() == plan(1)
+    assert store.plan(after=1) is None
+    with redis.Redis.from_url(url) as client:
+        [(entry, fields)] = client.xrange("fg:fleet")
+    assert entry == b"1-0"
+    assert json.loads(fields[b"d"])["sources"]["gate"]["slot"] == "a"
+
+
+def test_of_two_writers_of_a_version_one_is_refused(store: FleetStore) -> None:
+    store.write(plan(1))
+    store.write(plan(2, "a"))
+    with pytest.raises(PlanChanged, match="version 2 of the fleet was written meanwhile"):
+        store.write(plan(2, "b"))
+    with pytest.raises(PlanChanged):
+        store.write(plan(1, "b"))
+    assert store.plan() == plan(2, "a")
+
+
+def test_old_versions_are_dropped(store: FleetStore, url: str) -> None:
+    for version in range(1, KEPT + 5):
+        store.write(plan(version))
+    with redis.Redis.from_url(url) as client:
+        assert client.xlen("fg:fleet") == KEPT
+    assert store.plan() == plan(KEPT + 4)
+
+
+def test_a_plan_of_a_newer_framegate_is_refused(store: FleetStore, url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.xadd("fg:fleet", {"d": '{"v": 2, "version": 1}'}, id="1-0")
+    with pytest.raises(StoreRefused, match="has version 2, and this Framegate reads up to 1"):
+        store.plan()
+
+
+def test_a_sign_of_life_expires_and_is_removed_by_its_own_run_only(
+    store: FleetStore, url: str
+) -> None:
+    sign = SlotSign("run-1", "host", 3, 2, {"gate": "it lacks GATE"})
+    store.sign("a", sign)
+    assert store.signs(["a", "b"]) == {"a": sign}
+    with redis.Redis.from_url(url) as client:
+        assert 0 < client.ttl("fg:fleet:slot:a") <= 10
+    store.sign_off("a", "run-2")
+    assert store.signs(["a"]) == {"a": sign}
+    store.sign_off("a", "run-1")
+    assert store.signs(["a"]) == {}
+
+
+def test_owners_of_sources(store: FleetStore, url: str) -> None:
+    own = {"run": "r", "name": "r (slot a, host h)", "since": "4", "epoch": "2"}
+    with redis.Redis.from_url(url) as client:
+        client.hset("fg:{gate}:own", mapping=own)
+    expected = {"gate": SourceOwner("r", "r (slot a, host h)", 4, 2), "yard": SourceOwner()}
+    assert store.owners(["gate", "yard"]) == expected
+    assert store.owners([]) == {}
+
+
+def test_a_store_that_accepts_and_never_answers_is_given_up(tmp_path: Path) -> None:
+    """Each reply has a deadline, so a command ends although nothing ever comes."""
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        deaf.listen(16)
+        failures: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                FleetStore(f"unix://{tmp_path / 'deaf'}").plan()
+            except FramegateError as error:
+                failures.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        began = time.monotonic()
+        asking.start()
+        asking.join(60)
+        assert failures, f"no answer after {time.monotonic() - began:.0f} s; {COMMAND_S} s a reply"

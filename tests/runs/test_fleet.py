@@ -1,0 +1,129 @@
+"""Slots on one store: their sources move, and what was published stays each frame once, in order.
+
+The hosts are processes of this host with folders of their own, joined by the loopback.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support import footage
+from tests.support.fleets import Fleet, checked, fleet
+from tests.support.runs import wait_until
+
+FRAMES = 200
+BEFORE = 20  # results before something happens
+TAKEN_OVER = 75
+SLOTS = {"a": 2.0, "b": 2.0}
+
+
+def files(at: Fleet, *names: str) -> dict[str, dict[str, object]]:
+    """Files on storage that all slots share, at the pace of their time stamps."""
+    clip = at.folder / "clip.mp4"
+    if not clip.exists():
+        footage.write_scene(clip, footage.steady(FRAMES))
+    return {name: {"url": str(clip), "pace": "realtime", "cost": 0.5} for name in names}
+
+
+def whole(at: Fleet, *names: str) -> None:
+    """Each file is published to its end, each frame once, in its first epoch, with its content."""
+    for name in names:
+        wait_until(f"{name} has ended", lambda name=name: at.ended(name))
+        results = at.reader.whole(name, FRAMES)
+        assert [len(result["objects"]) - 1 for result in results] == [n % 3 for n in range(FRAMES)]
+        assert {result["outcome"] for result in results} == {"detected"}
+
+
+def test_the_sources_of_a_killed_slot_continue_on_the_other_one(tmp_path: Path) -> None:
+    names = ("one", "two", "three")
+    with fleet(tmp_path) as at:
+        at.apply(SLOTS, files(at, *names))
+        with checked(at.url, *names):
+            slots = {name: at.start(name, f"host_{name}") for name in SLOTS}
+            for name in names:
+                at.until(name, BEFORE)
+            lost = at.slot_of("one")
+            slots[lost].kill()
+            drained = at.does("drain", lost)
+            assert f"source one: moves from {lost} to " in drained.out
+            whole(at, *names)
+            assert {at.slot_of(name) for name in names} == {"a", "b"} - {lost}
+            status = at.status()
+        assert status["unserved"] == {}
+        [away] = [slot for slot in status["slots"] if slot["slot"] == lost]
+        assert away["sources"] == 0
+
+
+def test_a_new_instance_of_a_killed_slot_continues_its_sources(tmp_path: Path) -> None:
+    """As an engine does it: the same slot on another host, without any change of the plan."""
+    with fleet(tmp_path) as at:
+        at.apply({"a": 2.0}, files(at, "one", "two"))
+        with checked(at.url, "one", "two"):
+            first = at.start("a", "host_1")
+            at.until("one", BEFORE)
+            first.kill()
+            at.start("a", "host_2")
+            whole(at, "one", "two")
+            assert at.reader.client.hget("fg:{one}:own", "generation") == b"2"
+
+
+def test_of_two_instances_of_a_slot_the_older_ends_and_no_late_result_gets_through(
+    tmp_path: Path,
+) -> None:
+    """As after a partition that the engine took for a death: both are up, and reach the store."""
+    with fleet(tmp_path) as at:
+        at.apply({"a": 2.0}, files(at, "one", "two"))
+        with checked(at.url, "one", "two"):
+            older = at.start("a", "host_1")
+            at.until("one", BEFORE)
+            at.start("a", "host_2")
+            ended = older.wait()
+            assert ended.code == TAKEN_OVER, ended.err
+            assert "slot a: a newer instance of it has its sources" in ended.err
+            again = at.start("a", "host_1")
+            assert again.wait().code == TAKEN_OVER, "nor does it take them back when restarted"
+            whole(at, "one", "two")
+            assert at.reader.client.hget("fg:{one}:own", "generation") == b"2"
+
+
+def test_a_planned_move_and_a_drain_lose_no_frame_and_end_no_slot(tmp_path: Path) -> None:
+    """Also back to the slot that had the source before."""
+    with fleet(tmp_path) as at:
+        at.apply({"a": 2.0}, files(at, "one", "two"))
+        with checked(at.url, "one", "two"):
+            a = at.start("a", "host_a")
+            at.until("one", BEFORE)
+            at.apply(SLOTS, files(at, "one", "two"))
+            b = at.start("b", "host_b")
+            b.says("slot b: version 2 of the fleet gives it no source")
+            at.does("move", "one", "b")
+            wait_until("b has it", lambda: "(slot b," in at.owner("one"))
+            at.until("one", 2 * BEFORE)
+            at.does("drain", "b")
+            wait_until("a has it again", lambda: "(slot a," in at.owner("one"))
+            whole(at, "one", "two")
+            for slot in (a, b):
+                slot.interrupt()
+                assert slot.wait().code == 0
+        assert at.owner("one")
+        assert not at.reader.client.hget("fg:{one}:own", "run")
+
+
+def test_a_slot_states_why_it_cannot_serve_a_source(tmp_path: Path) -> None:
+    """The other sources are served; a source of a run that is no slot stays with that run."""
+    with fleet(tmp_path) as at:
+        sources = files(at, "one", "theirs")
+        sources["secret"] = {"url_env": "NO_SUCH_VARIABLE"}
+        sources["absent"] = {"url": str(tmp_path / "absent.mp4")}
+        own = {"run": "r", "name": "r (host box, data d)"}
+        at.reader.client.hset("fg:{theirs}:own", mapping=own)
+        at.apply({"a": 2.0}, sources)
+        at.start("a", "host_a")
+        at.until("one", 1)
+        unserved = at.status()["unserved"]
+        assert set(unserved) == {"secret", "absent", "theirs"}
+        assert "'NO_SUCH_VARIABLE': this environment variable is not set" in unserved["secret"]
+        assert "there is no such file" in unserved["absent"]
+        assert "which is no slot, owns it; stop that run" in unserved["theirs"]
+        at.reader.client.hset("fg:{theirs}:own", "run", "")
+        at.until("theirs", 1)
