@@ -40,6 +40,8 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     seen     colours and features of the tracked objects that were looked at
     feature_model  model of detect that computed these features
     candidates  tracked objects whose scores are too low to be published
+    refuted  tracked objects of detect that the last answer of the heavy model does not contain
+    confirmed  tracks of the objects that it contains
     sure     for the labels of its objects and candidates, the score from which one look is enough
              to publish an object; 0 or none: unknown, or there is no gate, or the user has set the
              lowest score
@@ -65,6 +67,8 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     seen: tuple[SeenObject, ...] = ()
     feature_model: str = ""
     candidates: tuple[Object, ...] = ()
+    refuted: tuple[Object, ...] = ()
+    confirmed: tuple[int, ...] = ()
     sure: Mapping[str, float] = {}
 
     def share_looked_at(self, box: Box) -> float:

@@ -4,7 +4,8 @@ An answer is about one frame. In the frames after it
 
 - an object that the light network detects again, by its track or its place, gets the class and
   score of the heavy pass;
-- an object that the heavy pass did not detect is left out;
+- an object that the heavy pass did not detect is left out; if it has a track, the stage windows
+  decides about it;
 - an object that only the heavy pass detected stays in its place until the place changes. Without a
   track, it ends earlier: with the next look of the light network at its place, or with any change
   there, because nothing follows it.
@@ -48,6 +49,8 @@ class Correction(msgspec.Struct, frozen=True, array_like=True):
     aside     edges of the heavy box minus those of the light box, in thousandths of the sides of
               the light box
     area      square pixels at the time of the answer
+    was_moved  its track had moved the light box then, so `aside` contains the error of that motion:
+              the next detected box replaces it
     """
 
     track: int
@@ -57,6 +60,7 @@ class Correction(msgspec.Struct, frozen=True, array_like=True):
     box: Whole4
     aside: Whole4
     area: int
+    was_moved: bool = False
 
     @property
     def place(self) -> Box:
@@ -79,16 +83,22 @@ class Correction(msgspec.Struct, frozen=True, array_like=True):
         left, top, right, bottom = light.box
         width = right - left
         height = bottom - top
+        aside, area, was_moved = self.aside, self.area, self.was_moved
+        if was_moved and light.origin == "detected":
+            aside, area, was_moved = _NOT_ASIDE, _area(_tenths(light.box)), False
         box = _tenths(
             (
-                left + self.aside[0] * width / 1000,
-                top + self.aside[1] * height / 1000,
-                right + self.aside[2] * width / 1000,
-                bottom + self.aside[3] * height / 1000,
+                left + aside[0] * width / 1000,
+                top + aside[1] * height / 1000,
+                right + aside[2] * width / 1000,
+                bottom + aside[3] * height / 1000,
             )
         )
         track = light.track or 0
-        return msgspec.structs.replace(self, track=track, seen_as=light.class_id, box=box)
+        return msgspec.structs.replace(
+            self, track=track, seen_as=light.class_id, box=box,
+            aside=aside, area=area, was_moved=was_moved,
+        )  # fmt: skip
 
     def as_object(self, origin: Origin) -> Object:
         """Return the correction as an object of a result."""
@@ -132,7 +142,10 @@ def beside(correction: Correction, light: Object) -> Correction:
         round(1000 * (place[3] - bottom) / height),
     )
     track = light.track or 0
-    return msgspec.structs.replace(correction, track=track, seen_as=light.class_id, aside=aside)
+    was_moved = light.origin == "moved"
+    return msgspec.structs.replace(
+        correction, track=track, seen_as=light.class_id, aside=aside, was_moved=was_moved
+    )
 
 
 def unseen(light: Object) -> Correction:

@@ -141,15 +141,12 @@ def answered(state: EscalateState, detections: Detections, answer: Predictions) 
     """Return the heavy pass's result of this frame, and the state with its corrections."""
     known, objects = learned(state.known, detections, as_boxes(answer), state.clock_s)
     result = _replace(
-        detections,
+        _judged(detections, objects, known),
         outcome="detected",
         looked="whole",
-        objects=objects,
         models=(*detections.models, *answer.models),
         age_s=0.0,
         escalation="done",
-        changes=None,
-        looks=(),
     )
     return result, _replace(state, known=known, models=answer.models)
 
@@ -179,10 +176,23 @@ def unanswered(
     models = detections.models
     if known.known:
         models = (*models, *state.models)
-    result = _replace(detections, objects=objects, models=models, changes=None, looks=())
+    result = _replace(_judged(detections, objects, known), models=models)
     if reason is not None:
         result = _replace(result, escalation="degraded", degraded=reason)
     return result, _replace(state, known=known)
+
+
+def _judged(detections: Detections, objects: tuple[Object, ...], known: Corrections) -> Detections:
+    """Return detections with the objects that an answer left, and its verdict about their tracks.
+
+    `changes` stay: they are the evidence of the stage windows with each answer.
+    """
+    left = {each.track for each in objects}
+    refuted = tuple(
+        each for each in detections.objects if each.track is not None and each.track not in left
+    )
+    confirmed = tuple(each.track for each in known.known if each.track and each.score)
+    return _replace(detections, objects=objects, refuted=refuted, confirmed=confirmed, looks=())
 
 
 def as_if_confirmed(state: EscalateState, detections: Detections, budget: Budget) -> EscalateState:

@@ -2,19 +2,19 @@
 
 A single look decides by its score, and the mean of a few looks by its mean. Both forget how the
 object behaves. An object that moves is there even if its scores are low, because noise does not
-walk. A living thing of low score that never moves, and never changes the picture, is furniture. The
-settings are those at which no clip that chooses loses F1 by its labels, see
-docs/decisions.
+walk. A living thing of low score that never moves, and never changes the picture, is furniture. An
+answer of the heavy model makes an object sure or unsure, and hides no object that moves. The
+settings are those at which no clip that chooses loses F1 by its labels, see docs/decisions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.results import Object
-from framegate.stages.detections import ChangedParts
+from framegate.stages.detections import ChangedParts, Detections
 
 TENTHS: Final = 10  # of a pixel
 SEEN: Final = ("detected", "escalated")
@@ -22,7 +22,6 @@ _LEAST_LOOKS: Final = 3
 _MOVED: Final = 0.5  # heights over which the centre has moved, from which an object moves
 _LEAST_HEIGHT: Final = 0.7  # share of its mean height, below which a box may be another thing
 _OTHER_SHAPE: Final = 1.1  # ratio of its width by height to the mean one, above which it is another
-_REFUTED_MS: Final = 10_000  # as long as an answer of the heavy model corrects detect
 _UNMOVED: Final = 0.25  # heights up to which the centre of an object has never moved
 _GRACE_MS: Final = 5000  # compared time that a living thing has to move, or to change the picture
 _MEMORY_MS: Final = 60_000  # compared time that counts
@@ -41,7 +40,6 @@ class TrackEvidence(NamedTuple):
     left, right    range of the centre of its box in these, tenths of a pixel
     upper, lower   the same, from top to bottom
     heights        sum of the heights of its box in these, tenths of a pixel
-    refuted_ms     media time of the last answer of the heavy model, if it was without the object
     compared_ms    time in which the gate compared its box with earlier looks, as long as it was not
                    sure; older time counts less, see `compared`
     stirred_ms     the part of it in which the gate saw changes in the box
@@ -55,7 +53,6 @@ class TrackEvidence(NamedTuple):
     upper: int = 0
     lower: int = 0
     heights: int = 0
-    refuted_ms: int | None = None
     compared_ms: int = 0
     stirred_ms: int = 0
     top: float = 0.0
@@ -124,26 +121,25 @@ class TrackEvidence(NamedTuple):
         return is_low and width * self.heights > _OTHER_SHAPE * height * self.widths
 
 
-def is_moving(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
-    """Return whether an object of low score is published, because it moves.
-
-    ms  media time of the frame
-    """
-    if evidence.refuted_ms is not None and ms - evidence.refuted_ms <= _REFUTED_MS:
-        return False
+def is_moving(evidence: TrackEvidence, detected: Object) -> bool:
+    """Return whether an object of low score is published, because it moves."""
     if evidence.looks < _LEAST_LOOKS or evidence.is_shrunk(detected):
         return False
     return evidence.heights_moved(detected) > _MOVED
 
 
-def is_unsure(evidence: TrackEvidence, detected: Object, sure: Mapping[str, float]) -> bool:
+def is_unsure(evidence: TrackEvidence, detected: Object, detections: Detections) -> bool:
     """Return whether an object may be furniture: a living thing that was never sure in a look.
 
-    sure  as in Detections
+    The last answer of the heavy model, if it is still valid, counts more than all looks.
     """
-    if not evidence.looks or detected.label not in LIVING or detected.origin == "escalated":
+    sure = detections.sure.get(detected.label, 0.0)
+    if not evidence.looks or not sure or detected.label not in LIVING:
         return False
-    return evidence.top < sure.get(detected.label, 0.0)
+    if detected.track in detections.confirmed:
+        return False
+    is_refuted = any(each.track == detected.track for each in detections.refuted)
+    return is_refuted or evidence.top < sure
 
 
 def stirs(detected: Object, changes: ChangedParts | None) -> bool:
@@ -151,11 +147,11 @@ def stirs(detected: Object, changes: ChangedParts | None) -> bool:
     return changes is not None and changes.share_of(detected.box) > _STIRRED
 
 
-def is_furniture(evidence: TrackEvidence, detected: Object, sure: Mapping[str, float]) -> bool:
+def is_furniture(evidence: TrackEvidence, detected: Object, detections: Detections) -> bool:
     """Return whether an object is not published, because it was never sure and nothing shows that
     it lives: it never moved, and the picture in its box hardly changed in the last minute.
     """
-    if evidence.compared_ms < _GRACE_MS or not is_unsure(evidence, detected, sure):
+    if evidence.compared_ms < _GRACE_MS or not is_unsure(evidence, detected, detections):
         return False
     is_still = evidence.stirred_ms <= _LEAST_STIRRED * evidence.compared_ms
     return is_still and evidence.heights_moved(detected) <= _UNMOVED

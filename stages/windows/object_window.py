@@ -112,17 +112,6 @@ def watched(window: ObjectWindow | None, detected: Object, compared: TrackEviden
     return msgspec.structs.replace(window, evidence=evidence, away=None)
 
 
-def judged(window: ObjectWindow, refuted_ms: int | None) -> ObjectWindow:
-    """Return the window after an answer of the heavy model about a frame.
-
-    refuted_ms  media time of the frame if the answer is without the object, otherwise None
-    """
-    if window.evidence.refuted_ms == refuted_ms:
-        return window
-    evidence = window.evidence._replace(refuted_ms=refuted_ms)
-    return msgspec.structs.replace(window, evidence=evidence)
-
-
 def published(window: ObjectWindow, detected: Object, now: StoredMoment) -> ObjectWindow:
     """Return the window after a frame in which the object is published."""
     if window.began is None:

@@ -27,7 +27,6 @@ from framegate.stages.windows.evidence import (
 from framegate.stages.windows.object_window import (
     ObjectWindow,
     absent,
-    judged,
     looked,
     published,
     visit,
@@ -36,7 +35,7 @@ from framegate.stages.windows.object_window import (
 
 log = logging.getLogger(__name__)
 
-LAYOUT: Final = 3  # of the stored windows; each change of ObjectWindow or TrackEvidence adds 1
+LAYOUT: Final = 4  # of the stored windows; each change of ObjectWindow or TrackEvidence adds 1
 # Seconds without the object after which its track has ended. The tracker continues a track that
 # was lost for up to one second of looks.
 END_S: Final = 5.0
@@ -136,6 +135,8 @@ class Windows(Stage[WindowsState]):
                     seen=(),
                     feature_model="",
                     candidates=(),
+                    refuted=(),
+                    confirmed=(),
                     sure={},
                 )
             outputs.append(output)
@@ -235,7 +236,7 @@ def step(
     decides  whether the windows decide about objects; otherwise those of `detections` are published
     """
     there = _tracked(detections.objects)
-    hidden = _tracked(detections.candidates)
+    hidden = _tracked((*detections.candidates, *detections.refuted))
     lasts_ms = _LONGEST_MS
     if before is not None:
         lasts_ms = min(now.ms - before.ms, _LONGEST_MS)
@@ -246,9 +247,7 @@ def step(
         after[number] = watched(window, detected, compared)
     objects, shown = detections.objects, there
     if decides:
-        if detections.escalation == "done":
-            after |= _judged({**windows, **after}, detections, now)
-        objects = _decided(detections, after, now)
+        objects = _decided(detections, after)
     if objects is not detections.objects:
         shown = _tracked(objects)
     looks = {each.track: each for each in detections.seen}
@@ -286,53 +285,33 @@ def _compared(
     evidence = TrackEvidence()
     if window is not None:
         evidence = window.evidence
-    if detections.reason in _UNCOMPARED or not is_unsure(evidence, detected, detections.sure):
+    if detections.reason in _UNCOMPARED or not is_unsure(evidence, detected, detections):
         return evidence
     return evidence.compared(stirs(detected, detections.changes), lasts_ms)
 
 
-def _judged(windows: ObjectWindows, detections: Detections, now: StoredMoment) -> ObjectWindows:
-    """Return the windows after an answer of the heavy model: it has seen an object or has not.
-
-    detections  of the frame with the answer; their objects are those of the answer
-    """
-    confirmed = set(_tracked(detections.objects))
-    for each in detections.candidates:
-        if each.track is not None and first_double(each, detections.objects) is not None:
-            confirmed.add(each.track)
-    after = {}
-    for number, window in windows.items():
-        refuted_ms = None
-        if number not in confirmed:
-            refuted_ms = now.ms
-        after[number] = judged(window, refuted_ms)
-    return after
-
-
-def _decided(
-    detections: Detections, windows: ObjectWindows, now: StoredMoment
-) -> tuple[Object, ...]:
+def _decided(detections: Detections, windows: ObjectWindows) -> tuple[Object, ...]:
     """Return the published objects: those of detect or the heavy model that are no furniture, and
     moving candidates.
 
-    An object that only the heavy model sees, in the place of a moving candidate of its class, is
-    that candidate: it has its track.
+    An object that only the heavy model sees, in the place of such an object of detect and of its
+    class, is that object: it has its track.
     """
     moving = [
         each
         for each in detections.candidates
-        if each.track is not None and is_moving(windows[each.track].evidence, each, now.ms)
+        if each.track is not None and is_moving(windows[each.track].evidence, each)
     ]
     furniture = {
         each.track
-        for each in detections.objects
-        if each.track is not None
-        and is_furniture(windows[each.track].evidence, each, detections.sure)
+        for each in (*detections.objects, *detections.refuted)
+        if each.track is not None and is_furniture(windows[each.track].evidence, each, detections)
     }
-    if not moving and not furniture:
+    if not moving and not furniture and not detections.refuted:
         return detections.objects
     objects = [each for each in detections.objects if each.track not in furniture]
-    for each in moving:
+    refuted = [each for each in detections.refuted if each.track not in furniture]
+    for each in (*refuted, *moving):
         if each.track in _tracked(objects):  # of a correction
             continue
         double = first_double(each, objects)

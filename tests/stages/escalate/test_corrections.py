@@ -105,6 +105,19 @@ def test_where_heavys_box_lies_beside_lights_it_goes_on_to_lie() -> None:
     assert objects[0].box == (290.0, 100.0, 410.0, 220.0)
 
 
+def test_the_box_of_a_carried_object_is_heavys_until_light_detects_it() -> None:
+    late = msgspec.structs.replace(thing(), origin="moved")
+    true = (120.0, 100.0, 220.0, 200.0)
+    known = taught(no_look(late), heavy(thing(true, CAR, None, 0.8)))
+    objects, known = served(known, no_look(late), 2.0)
+    assert told(*objects) == [(1, "car", 0.8, true)]
+    known = records.decode(records.encode(known), Corrections)
+    for now_s, left in ((3.0, 130.0), (4.0, 140.0)):
+        seen = thing((left, 100.0, left + 100, 200.0))
+        objects, known = served(known, found(seen), now_s)
+        assert told(*objects) == [(1, "car", 0.8, seen.box)]
+
+
 def test_what_heavy_does_not_see_is_left_out() -> None:
     known = taught(found(thing(), thing(THERE, DOG, 2)), heavy(thing(THERE, DOG)))
     objects, _ = served(known, found(thing(), thing(THERE, DOG, 2)), 2.0)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
+from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.object_filters import ObjectFilter
-from framegate.pipeline.contracts.queries import QueryId
+from framegate.pipeline.contracts.queries import Predictions, QueryId
 from framegate.pipeline.contracts.stage import WAITS, Item
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.heavy import asks
 from framegate.pipeline.promise.period import Promise
-from framegate.stages.detections import Detections
+from framegate.pipeline.recording.changed_parts import COLUMNS, ROWS
+from framegate.stages.detections import ChangedParts, Detections, last_detections
 from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.corrections import Corrections
 from framegate.stages.escalate.options import EscalateOptions, StageOptions
 from framegate.stages.escalate.policy import EscalateState, Tokens, refiltered
 from tests.support.told_place import (
+    PERSON,
     SEES_NOBODY,
     SEES_PERSON,
     ToldPlace,
@@ -58,6 +63,32 @@ def test_an_answer_is_what_is_served(tmp_path: Path, closing: list[Escalate]) ->
     assert (said.objects[0].score, said.objects[0].origin) == (0.8, "escalated")
     assert said.models == ("light@1", "heavy@1")
     assert states["a"].models == ("heavy@1",)
+
+
+def test_an_answer_says_which_tracks_it_confirms_and_refutes(
+    tmp_path: Path, closing: list[Escalate]
+) -> None:
+    """With it and in the frames after it; the changed parts of a frame stay."""
+    for answer, confirmed, refuted in ((SEES_PERSON, (1,), ()), (SEES_NOBODY, (), (PERSON,))):
+        place = ToldPlace(functools.partial(given, answer))
+        closing.append(stage := escalate(tmp_path, place, doubt=ALWAYS, burst=1.0, per_s=0.0))
+        parts = ChangedParts(1, 1, bytes(ROWS * COLUMNS // 8))
+        items = [with_changes(frame(seq), parts) for seq in range(3)]
+        said, _ = run(stage, items, NEW)
+        for each in said:
+            assert each is not None
+            assert (each.confirmed, each.refuted) == (confirmed, refuted)
+            assert each.changes == parts
+
+
+def given(answer: Predictions, question: QueryId) -> Predictions:  # noqa: ARG001
+    return answer
+
+
+def with_changes(item: Item, parts: ChangedParts) -> Item:
+    detections = replace(last_detections(item.record), changes=parts)
+    said = {"detect": msgspec.Raw(records.encode(detections))}
+    return item._replace(record=replace(item.record, said=said))
 
 
 def test_what_a_filter_drops_is_no_answer(tmp_path: Path, closing: list[Escalate]) -> None:
