@@ -17,6 +17,7 @@ LogFormat = Literal["text", "json"]
 Polygon = tuple[tuple[float, float], ...]  # points (x, y), 0 to 1 of a picture's width and height
 
 CAREFUL_FRAMES: Final = 64  # frames after a worker's death that run one record at a time
+TRAIL_FRAMES: Final = 1024
 
 
 class StageSpec(msgspec.Struct, frozen=True):
@@ -26,6 +27,8 @@ class StageSpec(msgspec.Struct, frozen=True):
     main       whether it is between decode and the published stream: one entry for every frame
     reliable   whether the decoder waits for it, and streams keep the frames that it has not read
     files_only  whether it is reliable for files only, and may miss frames of a camera
+    trails     whether the decoder may be TRAIL_FRAMES ahead of it, not only the source's credit. It
+               must read published results, and no pixels
     publishes  whether it writes the published stream
     uses_models, followed  see `contracts.stage.Stage`
     reads_side  whether its input is a side stage, which writes entries only for some frames
@@ -42,6 +45,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     followed: bool = False
     reads_side: bool = False
     files_only: bool = False
+    trails: bool = False
 
     def misses(self, live: bool) -> bool:
         """Return whether it may miss frames of a camera (`live`) or of a file."""
@@ -178,7 +182,14 @@ class WorkerSpec(msgspec.Struct, frozen=True):
         return tuple(passed)
 
     def last_readers(self, live: bool) -> tuple[str, ...]:
-        """Return the reliable stages that no reliable stage reads; decode waits for the slowest."""
-        reliable = [s for s in self.stages if not s.misses(live)]
+        """Return the reliable stages that no reliable stage reads; decode waits for the slowest.
+
+        Those that trail are left out; see `trailing`.
+        """
+        reliable = [s for s in self.stages if not (s.misses(live) or s.trails)]
         inputs = {s.input for s in reliable}
         return tuple(s.name for s in reliable if s.name not in inputs)
+
+    def trailing(self) -> tuple[str, ...]:
+        """Return the stages that may be TRAIL_FRAMES behind the decoder."""
+        return tuple(stage.name for stage in self.stages if stage.trails)

@@ -46,9 +46,14 @@ _MIN_REST_S = 1e-3
 class StageLoop:
     """The work of one worker's stages, on one set of connections after another. One thread."""
 
-    def __init__(self, runner: Runner, line: ControlLine) -> None:
+    def __init__(self, runner: Runner, line: ControlLine, rest_s: float = 0.0) -> None:
+        """Work with these stages.
+
+        rest_s  seconds between two reads of a link, while few entries come
+        """
         self._runner = runner
         self._line = line
+        self._rest_s = rest_s
         self._session: StageSession | None = None  # the last one
 
     def connected(self) -> bool:
@@ -65,7 +70,7 @@ class StageLoop:
         give the same bytes.
         """
         self._session = None
-        self._session = StageSession(self._runner, self._line, links)
+        self._session = StageSession(self._runner, self._line, links, self._rest_s)
         self._session.serve()
 
 
@@ -93,8 +98,9 @@ class _Reads:
     state    a read is under way, or the link is free
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, rest_s: float) -> None:
         self.link = link
+        self._rest_s = rest_s
         self.sources: list[str] = []
         self.readers: dict[bytes, list[tuple[str, HostedStage]]] = {}
         self.state: _ReadUnderWay | _LinkFree = _LinkFree()
@@ -125,6 +131,8 @@ class _Reads:
         reply: list[list[Any]] | None = self.link.receive()
         self.state = _LinkFree()
         rest_s = _REST_S * len(self.readers)
+        if all(len(entries) < PLENTY for _, entries in reply or ()):
+            rest_s = max(rest_s, self._rest_s)
         if rest_s >= _MIN_REST_S:
             self.state = _LinkFree(time.monotonic() + rest_s)
         return reply
@@ -136,8 +144,12 @@ class StageSession:
     turns  finished turns; the store has the commits of each
     """
 
-    def __init__(self, runner: Runner, line: ControlLine, links: Links) -> None:
+    def __init__(
+        self, runner: Runner, line: ControlLine, links: Links, rest_s: float = 0.0
+    ) -> None:
+        """Begin without a source. rest_s: see StageLoop."""
         self.turns = 0
+        self._rest_s = rest_s
         self._runner = runner
         self._line = line
         self._links = links
@@ -214,7 +226,7 @@ class StageSession:
             link = self._links.of(source)
             reads = self._reads.get(link)
             if reads is None:
-                reads = before.get(link) or _Reads(link)
+                reads = before.get(link) or _Reads(link, self._rest_s)
                 reads.sources = []
                 reads.readers = {}
                 self._reads[link] = reads
@@ -335,12 +347,13 @@ class StageSession:
 
     def _patience_s(self, reading: bool) -> float | None:
         """Return the seconds to sleep at most; None: until a descriptor is readable."""
-        due = self._runner.held_back.retry_in()
-        if due is None and not reading:
-            due = REST_S
         now = time.monotonic()
-        dues = (due, *(reads.rests_s(now) for reads in self._reads.values()))
-        return min((due for due in dues if due is not None), default=None)
+        held_back = self._runner.held_back
+        dues = [held_back.retry_in(), *(reads.rests_s(now) for reads in self._reads.values())]
+        known = [due for due in dues if due is not None]
+        if not reading and (not known or held_back.lacks_pixels()):
+            known.append(REST_S)
+        return min(known, default=None)
 
     def _take(self, reads: _Reads) -> bool:
         """Put the entries of a reply into the inboxes; return whether there were any."""

@@ -24,7 +24,7 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import Fenced, OutOfMeans
 from framegate.pipeline.contracts.records import START, DecodeState, Position
 from framegate.pipeline.contracts.source import LAZY_PREFIX
-from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.contracts.spec import TRAIL_FRAMES, SourceSpec
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import EndPassed, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
@@ -132,6 +132,8 @@ class IngestSession:
         self._links = links
         self._waits = StoreWaits(runner.spec, links)
         self._last_readers = {live: self._hosted_readers(live) for live in (False, True)}
+        self._trailing = runner.spec.trailing()
+        self._trailed: dict[str, Position] = {}  # the last known position of the trailing readers
         self._is_passed_on = "decode" in runner.spec.passed_on()
         self._sources: list[SourceSpec] | None = None
         self._draining = False
@@ -207,12 +209,18 @@ class IngestSession:
                 self._agenda.rest(source, due, is_away)
 
     def _await_room(self, feed: Feed, until: Position) -> None:
-        """Release a decoder once all reliable readers are at `until`. The store need not be asked
-        if all of them are in this process.
+        """Release a decoder once all reliable readers are at `until`, and trailing ones not too far
+        behind. The store need not be asked if the former are in this process, and rarely about the
+        latter.
         """
+        source = feed.spec.name
+        trailed = trail_of(until)
+        if self._trailing and self._trailed.get(source, START) < trailed:
+            self._waits.for_room(source, self._trailing, trailed)
+            return
         read = self._read_to(feed)
         if read is None:
-            self._waits.for_room(feed.spec.name, feed.spec.live, until)
+            self._waits.for_room(source, self._spec.last_readers(feed.spec.live), until)
         elif read >= until and feed.thread is not None:
             feed.thread.release(read)
 
@@ -324,6 +332,7 @@ class IngestSession:
     def _drop(self, source: str) -> None:
         feed = self._feeds.pop(source, None)
         self._agenda.forget(source)
+        self._trailed.pop(source, None)
         if feed is not None:
             self._waits.forget(source)
             self._links.drop([source])
@@ -450,10 +459,23 @@ class IngestSession:
             return
         self._agenda.awake.add(wait.source)
         if isinstance(wait, RoomMade):
-            if feed.thread is not None:
+            if wait.readers == self._trailing:
+                self._trailed[wait.source] = wait.read
+            elif feed.thread is not None:
                 feed.thread.release(wait.read)
         elif isinstance(wait, EpochGiven):
             self._hand_on(wait.source, feed.begin_epoch(wait.epoch))
         else:
             self._runner.handle_refusal(wait.source, wait.status)
             self._drop(wait.source)
+
+
+def trail_of(until: Position) -> Position:
+    """Return the position that trailing readers must have when the others are at `until`.
+
+    In the first frames of an epoch, that is the begin of the epoch before: a decoder never waits
+    for the position of a frame that it has just put.
+    """
+    if until.seq < TRAIL_FRAMES:
+        return Position(until.epoch - 1, 0)
+    return Position(until.epoch, until.seq - TRAIL_FRAMES)

@@ -41,9 +41,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RoomMade:
-    """All reliable readers of a source are at `read`: its decoder may have room."""
+    """These readers of a source are at `read`: its decoder may have room."""
 
     source: str
+    readers: tuple[str, ...]
     read: Position
 
 
@@ -87,16 +88,13 @@ class StoreWaits:
             self._epochs[server] = EpochRequests(link, self._spec.run, self._spec.replicas)
         self._epochs[server].ask(source, token, after)
 
-    def for_room(self, source: str, live: bool, until: Position) -> None:
-        """Wait until all reliable readers are at `until`, unless such a wait is active.
-
-        live: the source is a camera.
-        """
+    def for_room(self, source: str, readers: tuple[str, ...], until: Position) -> None:
+        """Wait until all of these readers are at `until`, unless such a wait is active."""
         server = self._links.server_of(source)
         if server not in self._rooms:
             link = self._links.open(source)
             self._rooms[server] = Rooms(link)
-        self._rooms[server].arm(source, self._spec.last_readers(live), until)
+        self._rooms[server].arm(source, readers, until)
 
     def descriptors(self) -> list[int]:
         """Return the descriptors to poll; pass the readable ones to `hear`."""
@@ -117,7 +115,7 @@ class StoreWaits:
             woken = rooms.hear() if rooms.link.fileno() in ready else []
             for source in (*woken, *rooms.overdue()):
                 read = rooms.look(self._links.of(source), source)
-                over.append(RoomMade(source, read))
+                over.append(RoomMade(source, rooms.readers_of(source), read))
         for epochs in self._epochs.values():
             if epochs.link.fileno() in ready:
                 over += epochs.hear()
@@ -254,7 +252,7 @@ class Rooms:
 
     def arm(self, source: str, readers: tuple[str, ...], position: Position) -> None:
         """Wait until the slowest reader is at `position`, unless a wait is active; `hear` then
-        returns the source. readers: the last reliable ones of the source.
+        returns the source.
 
         `room` is read first, and after that each change of it sends a notice, also the change by
         the last command if the reader is at the position already. So no change is lost between
@@ -263,13 +261,16 @@ class Rooms:
         if source in self._until:
             return
         self._readers[source] = readers
+        slowest = self._slowest.get(source, "")
+        if slowest not in readers:
+            slowest = readers[0]
         room = keys.room(source)
         self._source_of[room.encode()] = source
         self._until[source] = time.monotonic() + SAFETY_S
         self.link.send(
             ("CLIENT", "CACHING", "YES"),  # track what the next command reads
             ("XREVRANGE", room, "+", "-", "COUNT", "1"),
-            await_command(source, self._slowest.get(source, readers[0]), position),
+            await_command(source, slowest, position),
         )
 
     def hear(self) -> list[str]:
@@ -298,8 +299,12 @@ class Rooms:
         first = next(iter(self._until.values()), None)
         return None if first is None else max(0.0, first - time.monotonic())
 
+    def readers_of(self, source: str) -> tuple[str, ...]:
+        """Return the readers of the source's last wait."""
+        return self._readers[source]
+
     def look(self, link: Link, source: str) -> Position:
-        """Return the position that all reliable readers have reached. link: another connection."""
+        """Return the position that its readers have reached. link: another connection."""
         self._slowest[source], read = slowest_reader(link, source, self._readers[source])
         return read
 

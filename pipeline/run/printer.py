@@ -4,6 +4,9 @@ Its position is in the store like that of any stage, so after a restart it conti
 line, and the death of a worker cannot repeat a line. The death of the supervisor can, between a
 line and its commit. If the output is a file that is continued (`>>`), the printer reads its last
 lines and skips those. A pipe cannot be read, so it gets each line at least once.
+
+Lines and commits are made for the results of REST_S together. The decoder may be TRAIL_FRAMES ahead
+of the printer, not only its credit, because printing needs no pixels.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from framegate.pipeline.engine.store_session import run_connected
 log = logging.getLogger(__name__)
 
 STAGE = "print"
+REST_S = 0.4  # between two wake-ups: one for each result costs a tenth of a quiet camera's frame
 TAIL_BYTES = 1 << 22  # far more than the printer writes between two commits
 _BEGINS = b'{"v":'
 _LAST_SEQ = 2**62
@@ -47,8 +51,8 @@ PrinterDied = Callable[[Exception], None]
 
 
 def print_spec(publisher: str) -> StageSpec:
-    """Return the printer's entry in the graph, so that other stages wait for it."""
-    return StageSpec(STAGE, "", publisher, main=False, reliable=True, publishes=False)
+    """Return the printer's entry in the graph, so that results stay until they are printed."""
+    return StageSpec(STAGE, "", publisher, main=False, reliable=True, publishes=False, trails=True)
 
 
 class Print(Stage[NoState]):
@@ -177,7 +181,7 @@ class Printer(threading.Thread):
         self._line = ControlLine(theirs)
         self._url = spec.store
         runner = Runner(spec, [hosted], self._line, printing.take_sources)
-        self._loop = StageLoop(runner, self._line)
+        self._loop = StageLoop(runner, self._line, REST_S)
 
     def run(self) -> None:
         """Print until stopped, or until an error of the store, which the supervisor handles."""

@@ -10,17 +10,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from framegate.pipeline.contracts.spec import TRAIL_FRAMES
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.runs.bad.case import DONE, STOPPED_TWICE
 from tests.runs.bad.folders import held_up, open_gate, workers
 from tests.support import footage
+from tests.support.calm_rooms import FPS, write_room
 from tests.support.commands import Command, Ended, framegate, user_folder
 from tests.support.runs import DEADLINE_S, children, environment, stop_process, wait_until
 
 FRAMES = 200
+SECONDS = 150
+CREDIT = 32  # of a file
 
 
 @pytest.fixture
@@ -172,6 +177,40 @@ def test_a_second_ctrl_c_stops_at_once_while_nobody_reads(folder: Path) -> None:
         run.wait()
         os.close(ours)
         os.close(theirs)
+
+
+def test_a_file_waits_while_nobody_reads(tmp_path: Path) -> None:
+    """Its decoder is ahead of the printer by TRAIL_FRAMES and its credit at most."""
+    folder = user_folder(tmp_path / "user")
+    write_room(folder / "good.mp4", "h264", seconds=SECONDS)
+    words = ("run", "good.mp4", "-d", "data", "--json", "--http", "off")
+    env = {**environment(), "XDG_STATE_HOME": os.fspath(folder / "state")}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "framegate.cli", *words],
+        cwd=folder, env=env, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert run.stdout is not None
+        fcntl.fcntl(run.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        wait_until("the decoder is far ahead", lambda: ahead_of(folder) >= TRAIL_FRAMES)
+        ahead = max(ahead_of(folder) for _ in range(100))
+        seqs = [msgspec.json.decode(line)["seq"] for line in run.stdout]
+        assert run.wait(DEADLINE_S) == DONE
+    finally:
+        run.kill()
+        run.wait()
+    assert ahead <= TRAIL_FRAMES + CREDIT
+    assert seqs == list(range(SECONDS * FPS))
+
+
+def ahead_of(folder: Path) -> int:
+    """Frames by which the decoder is ahead of the printer."""
+    store = StoreAdmin(EmbeddedStore(folder / "data" / "store", "everysec").url)
+    try:
+        at = store.positions("good", ["decode", "print"])
+    finally:
+        store.close()
+    return at["decode"].seq - at["print"].seq
 
 
 def size(folder: Path) -> int:

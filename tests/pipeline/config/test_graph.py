@@ -15,6 +15,7 @@ from framegate.pipeline.config.graph import (
     stage_specs,
 )
 from framegate.pipeline.contracts.spec import WorkerSpec
+from framegate.pipeline.run.printer import print_spec
 
 CHAIN = ("decode", "window", "detect", "escalate", "cache")
 
@@ -171,5 +172,8 @@ def test_files_wait_for_a_stage_that_may_miss_frames_of_cameras() -> None:
     assert spec.readers("decode", live=True) == ("window",)
     assert spec.last_readers(live=False) == ("hears", "cache")
     assert spec.last_readers(live=True) == ("cache",)
+    printing = WorkerSpec("w", "r", "", "", 1, [*specs, print_spec("cache")], [], [])
+    assert printing.last_readers(live=True) == ("cache",)  # printing needs no pixels
+    assert printing.readers("cache", live=True) == printing.trailing() == ("print",)
     assert "hears" in drawn(specs, {"w": spec.hosted})
     assert "files wait for it" in drawn(specs, {"w": spec.hosted})

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.spec import TRAIL_FRAMES
+from framegate.pipeline.ingest.loop import trail_of
 from framegate.pipeline.ingest.store_waits import EpochGiven, EpochRefused, EpochRequests, Rooms
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -109,6 +111,32 @@ def test_a_wait_for_who_is_there_already_ends_at_once(
     goes_on(link, "there", "cache", AT)
     rooms.arm("there", READERS, AT)
     assert woken(rooms, 1) == ["there"]
+
+
+def test_a_source_waits_for_other_readers_the_next_time(
+    store: StoreAdmin, link: Link, apart: Link
+) -> None:
+    rooms = Rooms(apart)
+    store.claim("a", RUN, "the test", take_over=False)
+    for readers in (READERS[:1], READERS[1:]):
+        for reader in readers:
+            goes_on(link, "a", reader, AT)
+        rooms.arm("a", readers, AT)
+        assert woken(rooms, 1) == ["a"]
+        assert rooms.readers_of("a") == readers
+        assert rooms.look(link, "a") == AT
+
+
+@pytest.mark.parametrize(
+    ("until", "trail"),
+    [
+        (Position(1, 5), START),
+        (Position(4, TRAIL_FRAMES - 1), Position(3, 0)),
+        (Position(4, TRAIL_FRAMES + 7), Position(4, 7)),
+    ],
+)
+def test_what_trails_has_read_all_but_the_last_frames(until: Position, trail: Position) -> None:
+    assert trail_of(until) == trail
 
 
 def test_a_wait_that_was_forgotten_wakes_nobody(store: StoreAdmin, link: Link, apart: Link) -> None:
