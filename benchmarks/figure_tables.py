@@ -290,6 +290,29 @@ def _learn(result: dict[str, Any]) -> str:
     )
 
 
+def _federated(result: dict[str, Any]) -> str:
+    """Return the gains over own verdicts alone, by camera, with none and with five of them."""
+    sides = ("shared", "pooled", "decided")
+    groups = [(f"{name}, {row['role']}", row) for name, row in result["cameras"].items()]
+    groups.append(("mean", result["mean"]))
+    rows = []
+    for about, row in groups:
+        for verdicts in ("0_verdicts", "5_verdicts"):
+            figures = row[verdicts]
+            cells = [about, verdicts[0], _fixed(figures["local"]["ap"])]
+            for side in sides:
+                gain, low, high = figures[side]["gain"]
+                cells.append(f"{gain:+.3f}, {low:+.3f} to {high:+.3f}")
+            cells += [_fixed(row.get(key), "+") for key in ("own_all", "own_shared")]
+            rows.append(cells)
+    return _table(
+        "camera | own verdicts | AP, own verdicts alone | with private files, 95 % | with all "
+        "verdicts of the others, 95 % | decided by own verdicts, 95 % | all own verdicts, over the "
+        "score | ... without place and height",
+        rows,
+    )
+
+
 def _networks(result: dict[str, Any]) -> str:
     """Each network of a clip's own."""
     rows = []
@@ -429,6 +452,7 @@ def number(value: float) -> str:
 # Tables that are no list of single figures.
 SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "faces": _faces,
+    "federated": _federated,
     "learn": _learn,
     "networks": _networks,
     "curves": _curves,

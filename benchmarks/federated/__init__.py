@@ -16,6 +16,7 @@ decided  shared if it lowers the log loss of own verdicts, each judged without i
 ap       average precision of the order, mean over draws of verdicts and noise
 gain     difference in it to `local`: mean, and 95 % interval by a bootstrap over visits
 own_all  gain over the score of what all verdicts of the camera teach, in five parts
+own_shared  the same, without place and height, which are not in the files
 joins    share of the draws in which `decided` is shared
 bytes    of the longest file
 """
@@ -34,6 +35,8 @@ import numpy.typing as npt
 
 from benchmarks.federated.lessons import (
     PRIOR_MEAN,
+    PRIOR_SPREAD,
+    SHARED_SPREAD,
     Camera,
     camera_of,
     loss_without_itself,
@@ -133,20 +136,23 @@ def resampled(camera: Camera, seed: int) -> Numbers:
     return np.concatenate([once, counts])[:, places].astype(np.float64)
 
 
-def own_all(camera: Camera) -> float:
-    """Return the gain in average precision that all own verdicts bring, in five parts."""
+def gain_of_own(camera: Camera, spread: Numbers) -> float:
+    """Return the gain in average precision that all own verdicts bring, in five parts.
+
+    spread  of the prior of each weight
+    """
     places = np.random.default_rng(0).permutation(len(camera.truths))
     odds = np.empty(len(places))
     for part in range(_PARTS):
         judged = places[part::_PARTS]
         own = np.setdiff1d(places, judged)
-        odds[judged] = order(camera, taught(camera, own, PRIOR_MEAN))[judged]
+        odds[judged] = order(camera, taught(camera, own, PRIOR_MEAN, spread))[judged]
     weights = np.ones((1, len(places)))
     ours, score = (
         float(precisions(camera.truths, each, weights)[0])
         for each in (odds, order(camera, PRIOR_MEAN))
     )
-    return ours - score
+    return round(ours - score, 4)
 
 
 def judged_sides(camera: Camera, others: Sequence[Camera], size: int) -> tuple[Row, float]:
@@ -187,7 +193,12 @@ def figures_of(cameras: Mapping[str, Camera], least: int) -> Row:
         if min(kinds) < least:
             continue
         others = [each for other, each in cameras.items() if other != name]
-        row: Row = {"role": ROLES[name], "episodes": kinds, "own_all": round(own_all(camera), 4)}
+        row: Row = {
+            "role": ROLES[name],
+            "episodes": kinds,
+            "own_all": gain_of_own(camera, PRIOR_SPREAD),
+            "own_shared": gain_of_own(camera, SHARED_SPREAD),
+        }
         for size in SIZES:
             sides, joins = judged_sides(camera, others, size)
             curves[size].append(sides)

@@ -31,6 +31,9 @@ LEAST_SPREAD: Final = 0.05
 # As the product's filter, `pipeline/review/teach.py`: the score itself, and little doubt about it.
 PRIOR_MEAN: Final = np.array([0.0, 1.0] + [0.0] * (FEATURES - 1))
 PRIOR_SPREAD: Final = np.array([2.0] + [0.35] * FEATURES)
+SHARED_SPREAD: Final = np.array(
+    [2.0] + [0.35 if place in SHARED else 1e-3 for place in range(FEATURES)]
+)
 POOLED_SPREAD: Final = 1.0  # of a weight of scaled numbers
 
 Truths = npt.NDArray[np.bool_]
@@ -150,13 +153,16 @@ def order(camera: Camera, weights: Numbers) -> Numbers:
     return odds
 
 
-def taught(camera: Camera, own: npt.NDArray[np.int64], prior: Numbers) -> Numbers:
+def taught(
+    camera: Camera, own: npt.NDArray[np.int64], prior: Numbers, spread: Numbers = PRIOR_SPREAD
+) -> Numbers:
     """Return the weights that own verdicts teach, starting from a prior, as the product learns.
 
-    own  numbers of the episodes with a verdict
+    own     numbers of the episodes with a verdict
+    spread  of the prior of each weight
     """
     rows = np.column_stack([np.ones(len(own)), camera.features[own]])
-    return regression(rows, camera.truths[own], prior, 1 / PRIOR_SPREAD**2)
+    return regression(rows, camera.truths[own], prior, 1 / spread**2)
 
 
 def loss_without_itself(camera: Camera, own: npt.NDArray[np.int64], prior: Numbers) -> float:
