@@ -147,6 +147,11 @@ REASONS: dict[tuple[str, str], Reason] = {
         "twelve rules judge every track one by one, in Python",
         "crossings of all lines in one array operation",
     ),
+    ("federated", "AP above own verdicts alone"): Reason(
+        "all verdicts of the other cameras gain less than .03 without any privacy, too: the score "
+        "has what cameras have in common, and what own verdicts add is mostly place and height",
+        "traits of an object that mean the same at every camera; nothing of it is offered so far",
+    ),
     ("first_contact", "save an annotated video: seconds"): Reason(
         "a store and workers start, and precisions are compared, before the first frame of a clip "
         "of 10 s",
