@@ -183,14 +183,14 @@ def _figures(sides: Mapping[str, Numbers]) -> Row:
 def figures_of(cameras: Mapping[str, Camera], least: int) -> Row:
     """Return the figures of each camera that is left out, and their means.
 
-    least  episodes of each kind that it needs
+    least  episodes of each kind that it needs; ten in all, so that some are left to judge
     """
     rows: Row = {}
     curves: dict[int, list[Mapping[str, Numbers]]] = {size: [] for size in SIZES}
     for name, camera in cameras.items():
         n_true = int(camera.truths.sum())
         kinds = [n_true, len(camera.truths) - n_true]
-        if min(kinds) < least:
+        if min(kinds) < least or sum(kinds) < 2 * max(SIZES):
             continue
         others = [each for other, each in cameras.items() if other != name]
         row: Row = {
