@@ -226,6 +226,8 @@ class Context:
     model   (source) returns the model that was chosen during the run; "" if there is none
     filters (source) returns the object filters of the source, by name; the same mapping until they
             change
+    options  returns the options that replace those of the start, as plain data; None: none do. The
+            same mapping until they change
     sound   (source, samples of a block) returns the sound of the source; `record.sound` numbers its
             blocks. FrameLost if none is kept
     undecoded_pixels  (item) returns the bytes that `pixels` would give, with masks, of a frame that
@@ -245,6 +247,7 @@ class Context:
     past: Callable[[str], int] = lambda source: 0  # noqa: ARG005
     model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
     filters: Callable[[str], Mapping[str, ObjectFilter]] = lambda source: NO_FILTERS  # noqa: ARG005
+    options: Callable[[], Mapping[str, Any] | None] = lambda: None
     sound: Callable[[str, int], SoundPort] = _no_sound
     undecoded_pixels: Callable[[Item], bytes] = _no_packets
     wake: Callable[[str], None] = lambda source: None  # noqa: ARG005

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from framegate.pipeline.contracts.errors import FrameStoreFull, NoReply
 from framegate.pipeline.contracts.object_filters import ObjectFilter
@@ -31,6 +31,7 @@ from framegate.pipeline.engine.control_messages import (
     Prepare,
     SetFilters,
     SetModels,
+    SetOptions,
     SetSources,
     SharedMemory,
     Stop,
@@ -69,12 +70,13 @@ class Answers:
 class ControlLine:
     """A child's end of the line. A thread of its own answers requests while the stages work.
 
-    That thread alone writes the first four attributes; other threads only read them.
+    That thread alone writes the first five attributes; other threads only read them.
 
     ordered  the last order
     sources  the last sources that were set; None: those of the start
     models   the last models that were set; None: those of the start
     filters  the last object filters that were set; None: those of the start
+    options  the last options that were set, by stage
     waits    grows while the worker waits for the store, so that it is not taken for hung
     wake     an eventfd that is readable after `ordered` or `sources` has changed
     """
@@ -85,6 +87,7 @@ class ControlLine:
         self.sources: list[SourceSpec] | None = None
         self.models: dict[str, str] | None = None
         self.filters: dict[str, ObjectFilter] | None = None
+        self.options: dict[str, dict[str, Any]] = {}
         self.waits = 0
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._answers: Answers | None = None
@@ -233,6 +236,8 @@ class ControlLine:
                 self.models = message.models
             elif isinstance(message, SetFilters):
                 self.filters = message.filters
+            elif isinstance(message, SetOptions):
+                self.options = {**self.options, message.stage: message.options}
             elif isinstance(message, SetSources):
                 self.sources = message.sources
                 os.eventfd_write(self.wake, 1)

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 import socket
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -101,6 +101,29 @@ class GetStatus(msgspec.Struct, frozen=True, tag=True):
     """Ask for the state of the run; the reply is a RunStatus."""
 
 
+class GetRules(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the rules that are evaluated; the reply is RunRules."""
+
+
+class UseRule(msgspec.Struct, frozen=True, tag=True):
+    """Ask to evaluate a rule about marked visits from now on; the reply is RunRules.
+
+    rule   its name
+    table  its keys; None: remove the rule
+    """
+
+    rule: str
+    table: dict[str, Any] | None
+
+
+class RunRules(msgspec.Struct, frozen=True):
+    """The rules that a run evaluates. versions: digest of each rule, by name."""
+
+    versions: dict[str, str]
+
+
+RuleRequest = GetRules | UseRule
+
 # -- Notices of a worker
 
 
@@ -158,6 +181,13 @@ class SetFilters(msgspec.Struct, frozen=True, tag=True):
     filters: dict[str, ObjectFilter]
 
 
+class SetOptions(msgspec.Struct, frozen=True, tag=True):
+    """Run the stage of this name with these options from now on."""
+
+    stage: str
+    options: dict[str, Any]
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Stop decoding; commit the frames that are decoded."""
 
@@ -169,7 +199,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 # -- Messages
 
 
-AnyRequest = Ping | GetTimes | Prepare | GetSharedMemory | GetStatus | FilterRequest
+AnyRequest = Ping | GetTimes | Prepare | GetSharedMemory | GetStatus | FilterRequest | RuleRequest
 
 
 class Call(msgspec.Struct, frozen=True, tag=True):
@@ -187,7 +217,7 @@ class CallReply(msgspec.Struct, frozen=True, tag=True):
     fault: str | None = None
 
 
-ToWorker = Call | CallReply | SetSources | SetModels | SetFilters | Drain | Stop
+ToWorker = Call | CallReply | SetSources | SetModels | SetFilters | SetOptions | Drain | Stop
 ToSupervisor = Call | CallReply | FramesKept | RecordInHand | Ready | EndPassed | Failed
 
 _encode = msgspec.json.Encoder().encode
@@ -197,6 +227,7 @@ SUPERSEDES = (
     SetSources,
     SetModels,
     SetFilters,
+    SetOptions,
     Drain,
     Stop,
 )  # replaces an unsent notice of its type

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
 from framegate.pipeline.contracts.object_filters import ObjectFilter
@@ -127,6 +127,10 @@ class SharedViews:
             own = {name: each for name, each in self._filters.items() if each.is_for(source)}
             self._filters_of[source] = own
         return self._filters_of[source]
+
+    def options_of(self, stage: str) -> Mapping[str, Any] | None:
+        """Return the options that were set for a stage since this process began; None: none."""
+        return self._line.options.get(stage)
 
     def frame_store(self, source: str, form: Form, make: bool = True) -> FrameStore:
         """Return the frame store of a source for pictures of a form.

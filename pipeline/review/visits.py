@@ -228,6 +228,7 @@ def _marked_rows(
 class RuleTrial(msgspec.Struct, frozen=True):
     """A rule about visits that are like the marked ones, tried on the stored visits.
 
+    like          its likeness, as text
     toml          its lines for pipeline.toml
     searched      number of visits on which it was tried, the newest
     reported      number of these that it would have reported; each would have been an episode
@@ -240,6 +241,7 @@ class RuleTrial(msgspec.Struct, frozen=True):
     just_below    the strongest visits that it would not have reported, at most TRIED
     """
 
+    like: str
     toml: str
     searched: int
     reported: int
@@ -272,6 +274,7 @@ def try_rule(index: VisitIndex, database: sqlite3.Connection, name: str) -> Rule
     if len(table):
         days = float(table.began.max() - table.began.min()) / DAY_S
     return RuleTrial(
+        likeness.text(),
         rule_text(name, likeness),
         len(table),
         reported.size,
@@ -289,8 +292,8 @@ def rule_text(name: str, likeness: Likeness) -> str:
     """Return the lines of pipeline.toml for a rule about visits that are like the marked ones."""
     alike, others = likeness.marks
     return (
-        f"# Like {alike} marked visits, and not like {others} others.\n"
-        f'[events.rules.{name}]\nwhen = "like"\nlike = "{likeness.text()}"\n'
+        f"[events.rules.{name}]\n# Like {alike} marked visits, and not like {others} others.\n"
+        f'when = "like"\nlike = "{likeness.text()}"\n'
     )
 
 

@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from framegate.pipeline.config.graph import with_readers
 from framegate.pipeline.contracts.errors import (
@@ -37,6 +38,7 @@ from framegate.pipeline.engine.control_messages import (
     Ready,
     SetFilters,
     SetModels,
+    SetOptions,
     SetSources,
     Stop,
     ToSupervisor,
@@ -207,6 +209,19 @@ class Workers:
         """Send the object filters to all workers."""
         for worker in self._planned:
             worker.tell(SetFilters(self._filters()))
+
+    def set_options(self, stage: str, options: dict[str, Any]) -> None:
+        """Run a stage with other options from now on, also in workers that start later."""
+        self._plan = self._plan.with_options(stage, options)
+        for worker in self._planned:
+            worker.tell(SetOptions(stage, options))
+
+    def options_of(self, stage: str) -> dict[str, Any] | None:
+        """Return the options of a stage; None if the run does not have it."""
+        specs = {each.name: each for each in self._plan.stages}
+        if stage not in specs:
+            return None
+        return specs[stage].options
 
     def _filters(self) -> dict[str, ObjectFilter]:
         """Return the object filters as stages get them, without their origin."""

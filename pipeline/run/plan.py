@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -72,6 +72,15 @@ class Plan:
     sinks: tuple[str, ...] = ()
     slot: str = ""
     began_mono: float = field(default_factory=time.monotonic)
+
+    def with_options(self, stage: str, options: dict[str, Any]) -> Plan:
+        """Return the plan with other options of a stage."""
+        stages = []
+        for each in self.stages:
+            if each.name == stage:
+                each = msgspec.structs.replace(each, options=options)
+            stages.append(each)
+        return replace(self, stages=tuple(stages))
 
     def spec(
         self,

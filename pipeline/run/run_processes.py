@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.config import DEFAULTS, Config
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.keys import EVENTS, VISITS
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
@@ -213,10 +213,23 @@ def _http_port(
         setup.config.privacy.blur_faces,
         tuple(setup.config.privacy.masks),
         setup.config.record.free_bytes,
+        config=_config_file(setup.config.origin),
     )
     return HttpPort(
-        listening, spec, supervisor.status, supervisor.answer_filters, supervisor.find_shared
+        listening,
+        spec,
+        supervisor.status,
+        supervisor.answer_filters,
+        supervisor.answer_rules,
+        supervisor.find_shared,
     )
+
+
+def _config_file(origin: str) -> str:
+    """Return the path of the run's configuration file; "" if it has none."""
+    if origin == DEFAULTS:
+        return ""
+    return str(Path(origin).absolute())
 
 
 def _sinks_process(

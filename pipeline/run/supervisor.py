@@ -21,6 +21,7 @@ from framegate.pipeline.contracts.errors import (
     StoreLost,
     StoreRefused,
 )
+from framegate.pipeline.contracts.keys import EVENTS
 from framegate.pipeline.contracts.object_filters import (
     AddFilter,
     FilterList,
@@ -28,10 +29,17 @@ from framegate.pipeline.contracts.object_filters import (
     GetFilters,
 )
 from framegate.pipeline.contracts.spec import SourceSpec
-from framegate.pipeline.engine.control_messages import GetSharedMemory, SharedMemory
+from framegate.pipeline.engine.control_messages import (
+    GetSharedMemory,
+    RuleRequest,
+    RunRules,
+    SharedMemory,
+    UseRule,
+)
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.keep_workers import RunEnding, Workers
 from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.run.rules import versions_of, with_rule
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import ProbeResult, StoreProbe
 from framegate.pipeline.store.admin import StoreAdmin
@@ -212,6 +220,17 @@ class Supervisor:
                 log.info("filter %s: removed", request.name)
             self._workers.tell_filters()
         return FilterList(list(self.sources.filters()))
+
+    async def answer_rules(self, request: RuleRequest) -> RunRules:
+        """Evaluate another rule from now on, if asked to; return all rules. ConfigFaults."""
+        options = self._workers.options_of(EVENTS)
+        if isinstance(request, UseRule):
+            if self._draining or self._ending.code is not None:
+                raise ConfigFaults(["the run is ending: its rules cannot be changed"])
+            options = with_rule(options, request)
+            self._workers.set_options(EVENTS, options)
+            log.info("rule %s: changed", request.rule)
+        return RunRules(versions_of(options))
 
     async def status(self) -> RunStatus:
         """Return the state of the run, with the times of its stages."""

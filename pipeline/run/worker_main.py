@@ -182,6 +182,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context
         wake=shared.wake,
         model=shared.model_of,
         filters=shared.filters_of,
+        options=functools.partial(shared.options_of, stage.name),
         asks=functools.partial(open_asks, store=spec.store),
         user_cache=user_cache(),
     )

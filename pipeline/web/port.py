@@ -37,7 +37,14 @@ from framegate.pipeline.contracts.object_filters import (
 from framegate.pipeline.contracts.redaction import remember
 from framegate.pipeline.contracts.spec import LogFormat
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine, give_spec, start_child
-from framegate.pipeline.engine.control_messages import AnyRequest, GetStatus
+from framegate.pipeline.engine.control_messages import (
+    AnyRequest,
+    GetRules,
+    GetStatus,
+    RuleRequest,
+    RunRules,
+    UseRule,
+)
 from framegate.pipeline.system.ports import (
     HTTP_DEFAULT,
     HTTP_RULE,
@@ -71,6 +78,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     blur_faces    whether pictures show blurred faces
     masked        sources with hidden areas
     free_bytes    bytes of the disk that clips leave free
+    config        path of the configuration file; empty: the run has none
     idle_s        seconds without a request after which the process ends
     """
 
@@ -84,6 +92,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     blur_faces: bool = False
     masked: tuple[str, ...] = ()
     free_bytes: int = 0
+    config: str = ""
     idle_s: float = 75.0  # above a minute: a scrape each minute does not start a process each time
 
 
@@ -160,18 +169,21 @@ class HttpPort:
         spec: WebSpec,
         status: Callable[[], Awaitable[RunStatus]],
         filters: Callable[[FilterRequest], Awaitable[FilterList]],
+        rules: Callable[[RuleRequest], Awaitable[RunRules]],
         shared: AnswerShared,
     ) -> None:
         """Keep the parts.
 
         status  returns the state of the run
         filters  answers requests about object filters
+        rules   answers requests about rules
         shared  answers requests for shared memory that a source has made
         """
         self._listening = listening
         self._spec = spec
         self._status = status
         self._filters = filters
+        self._rules = rules
         self._shared = shared
 
     async def serve(self) -> None:
@@ -210,9 +222,11 @@ class HttpPort:
             line.close()
             await _end(process)
 
-    async def _answer(self, request: AnyRequest) -> RunStatus | FilterList:
+    async def _answer(self, request: AnyRequest) -> RunStatus | FilterList | RunRules:
         if isinstance(request, GetFilters | AddFilter | RemoveFilter):
             return await self._filters(request)
+        if isinstance(request, GetRules | UseRule):
+            return await self._rules(request)
         if not isinstance(request, GetStatus):
             raise RequestRefused(f"the HTTP process may not ask for {type(request).__name__}")
         return await self._status()

@@ -41,7 +41,7 @@ from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBu
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.engine.control_line import ControlLine
-from framegate.pipeline.engine.control_messages import GetStatus
+from framegate.pipeline.engine.control_messages import GetStatus, RuleRequest, RunRules
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.loading import load, load_builtin
 from framegate.pipeline.system.logs import set_up_logging
@@ -56,6 +56,7 @@ from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLi
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.filters import filter_routes
 from framegate.pipeline.web.frames import FrameViews
+from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
 from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.port import WebSpec
@@ -159,6 +160,10 @@ class RunReader:
     def ask_filters(self, request: FilterRequest) -> FilterList:
         """Return the object filters, after a change. RequestRefused; NoReply."""
         return self._line.ask(request, FilterList, ANSWER_S)
+
+    def ask_rules(self, request: RuleRequest) -> RunRules:
+        """Return the rules of the run, after a change. RequestRefused; NoReply."""
+        return self._line.ask(request, RunRules, ANSWER_S)
 
     def names(self) -> list[str]:
         """Return the names of the run's sources. NoReply."""
@@ -354,6 +359,7 @@ def make_app(
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
     all_routes += episode_routes(Path(spec.folder), spec.store, recorded)
     all_routes += visit_routes(Path(spec.folder), recorded)
+    all_routes += like_routes(spec.config, run.ask_rules)
     all_routes += recording_routes(
         Path(spec.folder), _write_clip, recorded, limits, spec.free_bytes
     )

@@ -7,6 +7,11 @@ lines, `episodes` derives starts and ends, `muting` judges starts by what verdic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.contracts.episodes import Changes
 from framegate.pipeline.contracts.records import End
@@ -35,6 +40,7 @@ class Episodes(Stage[EventsState]):
     def __init__(self, options: EventsConfig, context: Context) -> None:
         super().__init__(options, context)
         self._judges: dict[str, RuleJudge] = {}
+        self._changed: Mapping[str, Any] | None = None
 
     def each(self, item: Item, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules on a frame."""
@@ -53,6 +59,11 @@ class Episodes(Stage[EventsState]):
         return self._judge_of(source).end(end, state)
 
     def _judge_of(self, source: str) -> RuleJudge:
+        changed = self.context.options()
+        if changed is not None and changed is not self._changed:
+            self._changed = changed
+            self.options = msgspec.convert(changed, EventsConfig)
+            self._judges = {}  # all of their memory is in the state
         if source not in self._judges:
             self._judges[source] = RuleJudge(self.options, source)
         return self._judges[source]

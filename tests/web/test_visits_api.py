@@ -82,7 +82,7 @@ def test_visits_are_searched_and_marked(tmp_path: Path) -> None:
             assert client.post("/visits/mark", json=said).status_code == 200
         assert client.get("/visits/marks").json() == [{"name": "van", "alike": 5, "others": 0}]
         tried = client.get("/visits/rule", params={"marks": "van"}).json()
-        assert tried["toml"].splitlines()[1] == "[events.rules.van]"
+        assert tried["toml"].splitlines()[0] == "[events.rules.van]"
         assert (tried["searched"], tried["alike"], tried["alike_reported"]) == (8, 5, 5)
         shown = [each["visit"]["id"] for each in tried["would_report"] + tried["just_below"]]
         assert sorted(shown) == sorted(each.id for each in visits)

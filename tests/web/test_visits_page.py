@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,10 +20,19 @@ from framegate.pipeline.recording.changed_parts import PART_BYTES
 from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
+from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.visits import visit_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.like_rules import LikeRules
 from tests.support.said import moment, visit
 from tests.support.web_server import serving
+
+CONFIG = """\
+# the door of the yard
+[events.rules.dark]
+when = "state"
+state = "lost"
+"""
 
 
 def sources(_: Request) -> Response:
@@ -60,13 +70,15 @@ def url(tmp_path: Path) -> Iterator[str]:
         Route("/api/v1/sources", sources),
         Route("/snapshot/{source}.jpg", no_picture),
         *visit_routes(tmp_path),
+        *like_routes(str(tmp_path / "pipeline.toml"), LikeRules(CONFIG).ask),
     ]
+    (tmp_path / "pipeline.toml").write_text(CONFIG, encoding="utf-8")
     with serving(routes) as port:
         yield f"http://127.0.0.1:{port}/visits"
 
 
 @needs_chromium
-def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str) -> None:
+def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str, tmp_path: Path) -> None:
     with chromium() as browser:
         seen = Visit(browser, url)
         seen.until("document.querySelectorAll('#found li').length === 30")
@@ -99,8 +111,9 @@ def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str) -> None:
         assert set(seen.look(reported)) == {"car"}
         below = seen.look("[...document.querySelectorAll('#below li')].map(li => li.dataset.id)")
         assert "door/1-100/2" in below
-        rule = tomllib.loads(seen.page.inner_text("#toml"))["events"]["rules"]["this"]
+        rule = tomllib.loads(seen.page.text_content("#toml"))["events"]["rules"]["this"]
         assert Likeness.read(rule["like"]).marks == (5, 1)
+        _switch_on_and_off(seen, tmp_path / "pipeline.toml", rule)
         seen.page.select_option("#span", "")
         box = seen.page.locator("#still").bounding_box()
         seen.page.mouse.move(box["x"] + 1, box["y"] + 1)
@@ -113,3 +126,31 @@ def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str) -> None:
         seen.until("document.querySelector('#count').innerText.startsWith('4 alike')")
         assert seen.page.is_disabled("#rule")
         seen.close()
+
+
+def _switch_on_and_off(seen: Visit, file: Path, rule: dict[str, Any]) -> None:
+    """Switch the rule that was tried on, replace it after an editor has saved, switch it off."""
+    assert seen.page.inner_text("#state").startswith("It is off. If you switch it on")
+    seen.page.click("#on")
+    seen.until("document.querySelector('#state').innerText.startsWith('It is on')")
+    assert "The run reports such visits from now on" in seen.page.inner_text("#state")
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith(CONFIG)
+    assert tomllib.loads(text)["events"]["rules"]["this"] == rule
+    assert not seen.page.is_visible("#on")
+    seen.page.click("#found li[data-id='door/1-1500/16'] .yes")
+    seen.until("document.querySelector('#count').innerText === '6 alike, 1 not'")
+    seen.page.click("#rule")
+    seen.until("!document.querySelector('#on').hidden")
+    assert seen.page.inner_text("#on") == "Replace it by this one"
+    file.write_text(text + "# another editor\n", encoding="utf-8")
+    seen.page.click("#on")
+    seen.until("document.querySelector('#fault').innerText.includes('changed meanwhile')")
+    assert file.read_text(encoding="utf-8") == text + "# another editor\n"
+    seen.page.click("#rule")
+    seen.until("document.querySelector('#fault').hidden")
+    seen.page.click("#off")
+    seen.until("document.querySelector('#state').innerText.startsWith('It is off')")
+    assert file.read_text(encoding="utf-8") == CONFIG + "\n# another editor\n"
+    seen.page.click("#found li[data-id='door/1-1500/16'] .yes")  # undo
+    seen.until("document.querySelector('#count').innerText === '5 alike, 1 not'")
