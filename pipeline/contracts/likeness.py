@@ -31,7 +31,9 @@ NUMBERS: Final = len(NAMES)
 _STAYS: Final = 0.02  # parts of the picture; an object that moves by less has no heading
 _MAX_STOPS: Final = 3
 _TINY: Final = 1e-3
-_NO_PATH: Final = (PathPoint(0.0, 0.5, 0.5),)
+PLACES: Final = ("begin_x", "begin_y", "end_x", "end_y", "middle_x", "middle_y")
+MIDDLE: Final = 0.5  # each of PLACES, for a visit without a path
+_NO_PATH: Final = (PathPoint(0.0, MIDDLE, MIDDLE),)
 _MARK: Final = "like1:"
 _PACKED: Final = struct.Struct(f"<2H{NUMBERS + 1}f")
 

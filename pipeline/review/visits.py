@@ -18,7 +18,7 @@ import numpy as np
 
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
-from framegate.pipeline.contracts.likeness import Likeness
+from framegate.pipeline.contracts.likeness import MIDDLE, PLACES, Likeness
 from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.review.event_database import open_database
 from framegate.pipeline.review.kept_pictures import drop_picture
@@ -258,12 +258,13 @@ def try_rule(index: VisitIndex, database: sqlite3.Connection, name: str) -> Rule
     """Try the rule of marks on the stored visits. ConfigFaults if there are too few marks.
 
     It is the same likeness as in a run, so the run would have had an episode for each of these
-    visits, unless the window of one was lost: such a visit has no path, and a run reports none.
+    visits. A visit whose window was lost has no path, and a run reports none of these.
     """
     likeness = likeness_of(index, database, name)
     rowids, table = index.read(database)
     strength = by_likeness(table, likeness)
     is_reported = strength >= HALF
+    is_reported[_without_path(rowids, table, database)] = False
     alike, others = _marked_rows(rowids, database, name)
     reported = np.flatnonzero(is_reported)
     newest = reported[np.argsort(-table.began[reported], kind="stable")[:TRIED]]
@@ -286,6 +287,17 @@ def try_rule(index: VisitIndex, database: sqlite3.Connection, name: str) -> Rule
         _shown(database, rowids, newest, strength, marked),
         _shown(database, rowids, strongest, strength, marked),
     )
+
+
+def _without_path(rowids: RowIds, table: VisitTable, database: sqlite3.Connection) -> VisitRows:
+    """Return the rows of the visits without a path.
+
+    Only those that seem to stand in the middle of the picture are read from the database.
+    """
+    place = np.stack([table.number(name) for name in PLACES])
+    rows = np.flatnonzero((place == MIDDLE).all(axis=0))
+    read = visits_in(database, rowids[rows].tolist())
+    return rows[[index for index, visit in read if not visit.path]]
 
 
 def rule_text(name: str, likeness: Likeness) -> str:

@@ -14,7 +14,7 @@ import pytest
 from framegate.pipeline.contracts.episodes import Changes, EventEntry, Step
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.contracts.visits import Visit, VisitEntry
+from framegate.pipeline.contracts.visits import PathPoint, Visit, VisitEntry
 from framegate.pipeline.review import visit_index
 from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.projection import Projection
@@ -30,6 +30,7 @@ from framegate.pipeline.review.visits import (
     marks_of,
     rule_text,
     search,
+    try_rule,
 )
 from tests.support.episodes import rules
 from tests.support.said import change, visit
@@ -170,6 +171,25 @@ def test_marks_are_kept_changed_and_removed(projection: Projection, tmp_path: Pa
     projection.keep(12, 0.0)  # the oldest eight visits go, and their marks with them
     with opened(file) as database:
         assert {each.name: each.alike for each in all_marks(database)} == {"van": 1}
+
+
+def test_a_trial_reports_what_a_run_would_report(projection: Projection, tmp_path: Path) -> None:
+    """A visit without a path has the numbers of visits that stand in the middle of the picture."""
+    middle = (PathPoint(0.0, 0.5, 0.5),)
+    still = [msgspec.structs.replace(there(n), path=middle) for n in range(31, 36)]
+    lost = msgspec.structs.replace(there(37), path=())
+    visits = VisitEntry("door", Position(1, 200), Position(1, 100), (*still, lost))
+    projection.take([visits])
+    file = tmp_path / FILE
+    for each in still:
+        mark_visit(file, "van", each.id, True, 1.0)
+    with opened(file) as database:
+        likeness = likeness_of(VisitIndex(), database, "van")
+        assert likeness.of(lost) > 0.5
+        trial = try_rule(VisitIndex(), database, "van")
+    assert {each.visit.id for each in trial.would_report} == {each.id for each in still}
+    assert lost.id in {each.visit.id for each in trial.just_below}
+    assert (trial.searched, trial.reported, trial.alike_reported) == (26, 5, 5)
 
 
 def test_a_visit_has_the_episodes_of_its_track(projection: Projection, tmp_path: Path) -> None:
