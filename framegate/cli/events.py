@@ -32,7 +32,7 @@ from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.projector import projected
-from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, gaps
+from framegate.pipeline.review.search import Episode, EpisodeFilter, every, find, flat, gaps
 from framegate.pipeline.review.user_sql import rows
 from framegate.pipeline.run.ended import data_folder, open_store
 from framegate.pipeline.run.filters import stored_filters
@@ -132,7 +132,7 @@ def _events(parsed: argparse.Namespace) -> Exit:
         if parsed.limit:
             episodes = reversed(find(database, wanted, parsed.limit)[0])
         else:
-            episodes = _all(database, wanted)
+            episodes = every(database, wanted)
         is_empty = True
         table = EpisodeTable()
         for episode in episodes:
@@ -215,14 +215,6 @@ def _database(parsed: argparse.Namespace) -> Iterator[Connection]:
         return
     with opened(data_folder(parsed.data) / FILE) as database:
         yield database
-
-
-def _all(database: Connection, wanted: EpisodeFilter) -> Iterator[Episode]:
-    episodes, after = find(database, wanted, LIMIT, oldest_first=True)
-    yield from episodes
-    while after is not None:
-        episodes, after = find(database, wanted, LIMIT, after, oldest_first=True)
-        yield from episodes
 
 
 def _by_sql(database: Connection, sql: str) -> Exit:

@@ -56,6 +56,7 @@ GROUPS: Final[Mapping[str, Mapping[str, ListedCommand]]] = {
     },
     "measure how good results are": {
         "calibrate": ListedCommand("calibrate", "choose when the heavier model is asked"),
+        "diff": ListedCommand("diff", "compare the results of two runs over the same footage"),
         "verify": ListedCommand("verify", "check certificates about the share of wrong frames"),
     },
     "more": {

@@ -28,6 +28,7 @@ from framegate.pipeline.review.event_database import LONG_S
 from framegate.pipeline.review.projection import COLUMNS, Gap
 
 MAX_STRETCHES: Final = 5000
+_PAGE: Final = 100  # episodes that `every` reads at once
 
 EpisodeVerdict = Literal["true", "false", "unsure"]
 
@@ -213,6 +214,16 @@ def find(
         return episodes, None
     last = episodes[-1]
     return episodes, EpisodeCursor(last.began.captured, last.id)
+
+
+def every(database: sqlite3.Connection, wanted: EpisodeFilter) -> Iterator[Episode]:
+    """Yield all episodes of a filter, the oldest first."""
+    after: EpisodeCursor | None = None
+    while True:
+        episodes, after = find(database, wanted, _PAGE, after, oldest_first=True)
+        yield from episodes
+        if after is None:
+            return
 
 
 def flat(

@@ -1,0 +1,319 @@
+"""The differences of two runs over the same footage: frames, objects, tracks and episodes.
+
+Frames of the two runs belong together if they have the same time (`pts`; without times, the same
+number) in the same epoch. Epochs are counted from the first one of each run, because a run goes on
+counting where an earlier run in its folder ended. Objects belong together if they have the same
+label and an IoU of at least MIN_IOU. Equal objects have the same label, score and box; their
+numbers may differ, as numbers have no meaning beyond a run.
+
+Pure functions.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from framegate.models.boxes import iou
+from framegate.models.matching import MIN_IOU, optimal
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import Object, Result
+from framegate.pipeline.review.search import Episode
+
+SAME_S: Final = 0.5  # episodes of a rule that begin within this time are the same
+_COMPARED: Final = ("label", "direction", "severity", "value", "seconds", "ended_by", "muted")
+_LEAST: Final = 0.001  # of a difference between two numbers of an episode
+
+FrameKey = tuple[int, float]
+
+
+class FrameDifference(msgspec.Struct, frozen=True, tag="frame", tag_field="kind"):
+    """A frame that the two runs have different results for.
+
+    before, after  its position in each run; null: the run has no such frame
+    pts       seconds; null if it has none
+    lost      objects that only the first run has
+    new       objects that only the second run has
+    changed   pairs of objects of both runs with other scores or boxes
+    """
+
+    source: str
+    before: str | None
+    after: str | None
+    pts: float | None
+    lost: tuple[Object, ...] = ()
+    new: tuple[Object, ...] = ()
+    changed: tuple[tuple[Object, Object], ...] = ()
+
+
+class TrackDifference(msgspec.Struct, frozen=True, tag="track", tag_field="kind"):
+    """Tracks of the first run that are others in the second.
+
+    before, after  their numbers. Without numbers on one side, only the other run has the track.
+                   Several numbers: the same things are split differently
+    label          the most frequent class of their objects
+    """
+
+    source: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    label: str
+
+
+class EpisodeDifference(msgspec.Struct, frozen=True, tag="episode", tag_field="kind"):
+    """An episode that only one run has, or that differs.
+
+    before, after  the episode in each run; null: the run has no such episode
+    fields         names of the fields that differ
+    """
+
+    source: str
+    rule: str
+    before: Episode | None
+    after: Episode | None
+    fields: tuple[str, ...] = ()
+
+
+class _Frame(msgspec.Struct, frozen=True):
+    """What is compared of a result."""
+
+    position: Position
+    pts: float | None
+    objects: tuple[Object, ...]
+
+
+class SourceComparison:
+    """The comparison of one source. One thread.
+
+    both, only_before, only_after  frames of both runs, and of one only
+    """
+
+    def __init__(self, source: str, before: Iterable[Result]) -> None:
+        """before: all results of the first run, which are kept until their frame was compared."""
+        self._source = source
+        self._epochs_before = _EpochOrder()
+        self._epochs_after = _EpochOrder()
+        self._tracks = _TrackPairs(source)
+        self._waiting = {
+            self._epochs_before.key(result): _Frame(result.position, result.pts, result.objects)
+            for result in before
+        }
+        self.both = 0
+        self.only_before = 0
+        self.only_after = 0
+
+    def frames(self, after: Iterable[Result]) -> Iterator[FrameDifference]:
+        """Compare the results of the second run; yield the frames that differ.
+
+        Frames that only the first run has come last.
+        """
+        for result in after:
+            frame = _Frame(result.position, result.pts, result.objects)
+            known = self._waiting.pop(self._epochs_after.key(result), None)
+            if known is None:
+                self.only_after += 1
+                self._tracks.see((), frame.objects, ())
+                yield self._alone(None, frame)
+                continue
+            self.both += 1
+            pairs = _pairs(known.objects, frame.objects)
+            self._tracks.see(known.objects, frame.objects, pairs)
+            difference = self._difference(known, frame, pairs)
+            if difference is not None:
+                yield difference
+        for known in self._waiting.values():
+            self.only_before += 1
+            self._tracks.see(known.objects, (), ())
+            yield self._alone(known, None)
+        self._waiting = {}
+
+    def tracks(self) -> list[TrackDifference]:
+        """Return the tracks that differ, once all frames were compared."""
+        return self._tracks.differences()
+
+    def episodes(
+        self, before: Sequence[Episode], after: Sequence[Episode]
+    ) -> list[EpisodeDifference]:
+        """Return the episodes that differ, once all frames were compared."""
+        sides = [_by_rule(before, self._epochs_before), _by_rule(after, self._epochs_after)]
+        found = []
+        for place in sorted(sides[0].keys() | sides[1].keys()):
+            pairs = _same_episodes(sides[0].get(place, []), sides[1].get(place, []))
+            for pair in sorted(pairs, key=_begins):
+                fields = _different_fields(*pair)
+                if fields or None in pair:
+                    found.append(EpisodeDifference(self._source, place[0], *pair, fields))
+        return found
+
+    def _alone(self, before: _Frame | None, after: _Frame | None) -> FrameDifference:
+        frame = before or after
+        assert frame is not None
+        lost = () if before is None else before.objects
+        new = () if after is None else after.objects
+        return FrameDifference(
+            self._source, _position(before), _position(after), frame.pts, lost, new
+        )
+
+    def _difference(
+        self, before: _Frame, after: _Frame, pairs: Sequence[tuple[int, int]]
+    ) -> FrameDifference | None:
+        paired = [(before.objects[row], after.objects[column]) for row, column in pairs]
+        changed = tuple(pair for pair in paired if pair[0].score != pair[1].score or
+                        pair[0].box != pair[1].box)  # fmt: skip
+        rows = {row for row, _ in pairs}
+        columns = {column for _, column in pairs}
+        lost = tuple(each for n, each in enumerate(before.objects) if n not in rows)
+        new = tuple(each for n, each in enumerate(after.objects) if n not in columns)
+        if not (lost or new or changed):
+            return None
+        return FrameDifference(
+            self._source, _position(before), _position(after), after.pts, lost, new, changed
+        )
+
+
+class _EpochOrder:
+    """The epochs of a source in a run, numbered from 0."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def number(self, epoch: int) -> int:
+        """Return the number of an epoch; an unknown one is the next."""
+        return self._numbers.setdefault(epoch, len(self._numbers))
+
+    def key(self, result: Result) -> FrameKey:
+        """Return what identifies a frame in both runs."""
+        at = result.pts
+        if at is None:
+            at = float(result.seq)
+        return self.number(result.epoch), at
+
+
+def _position(frame: _Frame | None) -> str | None:
+    return None if frame is None else str(frame.position)
+
+
+def _pairs(before: Sequence[Object], after: Sequence[Object]) -> list[tuple[int, int]]:
+    """Return the indices of objects that belong together."""
+    if not (before and after):
+        return []
+    overlap = iou(_boxes(before), _boxes(after))
+    same = np.array([[ours.label == theirs.label for theirs in after] for ours in before])
+    rows, columns = optimal(np.where(same & (overlap >= MIN_IOU), overlap, np.float32(0)))
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def _boxes(objects: Sequence[Object]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.array([each.box for each in objects], np.float32).reshape(-1, 4)
+
+
+class _TrackPairs:
+    """Which tracks of the two runs are of the same things.
+
+    Tracks are nodes (run, number); an edge joins two that share an object.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._joined: dict[tuple[int, int], tuple[int, int]] = {}  # towards the root of its group
+        self._labels: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
+
+    def see(
+        self, before: Sequence[Object], after: Sequence[Object], pairs: Iterable[tuple[int, int]]
+    ) -> None:
+        """Learn from a frame."""
+        for run, objects in enumerate((before, after)):
+            for each in objects:
+                if each.track is not None:
+                    self._labels[run, each.track][each.label] += 1
+                    self._joined.setdefault((run, each.track), (run, each.track))
+        for row, column in pairs:
+            ours = before[row].track
+            theirs = after[column].track
+            if ours is not None and theirs is not None:
+                self._joined[self._root((0, ours))] = self._root((1, theirs))
+
+    def differences(self) -> list[TrackDifference]:
+        """Return the groups that are not one track of each run."""
+        groups: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for track in self._joined:
+            groups[self._root(track)].append(track)
+        found = []
+        for tracks in groups.values():
+            before = tuple(sorted(number for run, number in tracks if run == 0))
+            after = tuple(sorted(number for run, number in tracks if run == 1))
+            if len(before) == len(after) == 1:
+                continue
+            labels = sum((self._labels[track] for track in tracks), Counter[str]())
+            label = labels.most_common(1)[0][0]
+            found.append(TrackDifference(self._source, before, after, label))
+        return sorted(found, key=lambda each: (each.before, each.after))
+
+    def _root(self, track: tuple[int, int]) -> tuple[int, int]:
+        while self._joined[track] != track:
+            self._joined[track] = self._joined[self._joined[track]]
+            track = self._joined[track]
+        return track
+
+
+RulePlace = tuple[str, int]  # rule, and number of the epoch
+
+
+def _by_rule(episodes: Sequence[Episode], epochs: _EpochOrder) -> dict[RulePlace, list[Episode]]:
+    found: dict[RulePlace, list[Episode]] = defaultdict(list)
+    for episode in sorted(episodes, key=lambda each: each.began.media_s):
+        found[episode.rule, epochs.number(episode.began.epoch)].append(episode)
+    return found
+
+
+EpisodePair = tuple[Episode | None, Episode | None]
+
+
+def _same_episodes(before: Sequence[Episode], after: Sequence[Episode]) -> list[EpisodePair]:
+    """Return pairs of episodes of a rule, the closest beginnings first, and those without one."""
+    begins = [episode.began.media_s for episode in after]
+    near = []
+    for row, episode in enumerate(before):
+        at = episode.began.media_s
+        for column in range(bisect_left(begins, at - SAME_S), len(after)):
+            if begins[column] > at + SAME_S:
+                break
+            near.append((abs(begins[column] - at), row, column))
+    partners: dict[int, int] = {}
+    taken: set[int] = set()
+    for _, row, column in sorted(near):
+        if row not in partners and column not in taken:
+            partners[row] = column
+            taken.add(column)
+    pairs: list[EpisodePair] = []
+    for row, episode in enumerate(before):
+        partner = partners.get(row)
+        pairs.append((episode, None if partner is None else after[partner]))
+    pairs += [(None, episode) for column, episode in enumerate(after) if column not in taken]
+    return pairs
+
+
+def _begins(pair: EpisodePair) -> float:
+    episode = pair[0] or pair[1]
+    assert episode is not None
+    return episode.began.media_s
+
+
+def _different_fields(before: Episode | None, after: Episode | None) -> tuple[str, ...]:
+    if before is None or after is None:
+        return ()
+    names = [name for name in _COMPARED if _differs(getattr(before, name), getattr(after, name))]
+    if _differs(before.began.media_s, after.began.media_s):
+        names.insert(0, "began")
+    return tuple(names)
+
+
+def _differs(ours: object, theirs: object) -> bool:
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return abs(ours - theirs) >= _LEAST
+    return ours != theirs
