@@ -1,8 +1,8 @@
 """The differences of two runs over the same footage: frames, objects, tracks and episodes.
 
 Frames of the two runs belong together if they have the same time (`pts`; without times, the same
-number) in the same epoch. Epochs are counted from the first one of each run, because a run goes on
-counting where an earlier run in its folder ended. Objects belong together if they have the same
+number) in the same epoch. Epochs are counted from the first one of each run, because a run
+continues the count of an earlier run in its folder. Objects belong together if they have the same
 label and an IoU of at least MIN_IOU. Equal objects have the same label, score and box; their
 numbers may differ, as numbers have no meaning beyond a run.
 
@@ -28,8 +28,6 @@ from framegate.pipeline.review.search import Episode
 SAME_S: Final = 0.5  # episodes of a rule that begin within this time are the same
 _COMPARED: Final = ("label", "direction", "severity", "value", "seconds", "ended_by", "muted")
 _LEAST: Final = 0.001  # of a difference between two numbers of an episode
-
-FrameKey = tuple[int, float]
 
 
 class FrameDifference(msgspec.Struct, frozen=True, tag="frame", tag_field="kind"):
@@ -79,8 +77,8 @@ class EpisodeDifference(msgspec.Struct, frozen=True, tag="episode", tag_field="k
     fields: tuple[str, ...] = ()
 
 
-class _Frame(msgspec.Struct, frozen=True):
-    """What is compared of a result."""
+class _Compared(msgspec.Struct, frozen=True):
+    """The part of a result that is compared."""
 
     position: Position
     pts: float | None
@@ -100,7 +98,7 @@ class SourceComparison:
         self._epochs_after = _EpochOrder()
         self._tracks = _TrackPairs(source)
         self._waiting = {
-            self._epochs_before.key(result): _Frame(result.position, result.pts, result.objects)
+            self._epochs_before.key(result): _Compared(result.position, result.pts, result.objects)
             for result in before
         }
         self.both = 0
@@ -113,7 +111,7 @@ class SourceComparison:
         Frames that only the first run has come last.
         """
         for result in after:
-            frame = _Frame(result.position, result.pts, result.objects)
+            frame = _Compared(result.position, result.pts, result.objects)
             known = self._waiting.pop(self._epochs_after.key(result), None)
             if known is None:
                 self.only_after += 1
@@ -150,7 +148,7 @@ class SourceComparison:
                     found.append(EpisodeDifference(self._source, place[0], *pair, fields))
         return found
 
-    def _alone(self, before: _Frame | None, after: _Frame | None) -> FrameDifference:
+    def _alone(self, before: _Compared | None, after: _Compared | None) -> FrameDifference:
         frame = before or after
         assert frame is not None
         lost = () if before is None else before.objects
@@ -160,7 +158,7 @@ class SourceComparison:
         )
 
     def _difference(
-        self, before: _Frame, after: _Frame, pairs: Sequence[tuple[int, int]]
+        self, before: _Compared, after: _Compared, pairs: Sequence[tuple[int, int]]
     ) -> FrameDifference | None:
         paired = [(before.objects[row], after.objects[column]) for row, column in pairs]
         changed = tuple(pair for pair in paired if pair[0].score != pair[1].score or
@@ -186,7 +184,7 @@ class _EpochOrder:
         """Return the number of an epoch; an unknown one is the next."""
         return self._numbers.setdefault(epoch, len(self._numbers))
 
-    def key(self, result: Result) -> FrameKey:
+    def key(self, result: Result) -> tuple[int, float]:
         """Return what identifies a frame in both runs."""
         at = result.pts
         if at is None:
@@ -194,7 +192,7 @@ class _EpochOrder:
         return self.number(result.epoch), at
 
 
-def _position(frame: _Frame | None) -> str | None:
+def _position(frame: _Compared | None) -> str | None:
     return None if frame is None else str(frame.position)
 
 

@@ -32,7 +32,7 @@ from framegate.stages.run_difference import (
 )
 
 _MOST: Final = 20  # frames of a source that are printed as text
-Difference: TypeAlias = FrameDifference | TrackDifference | EpisodeDifference
+RunDifference: TypeAlias = FrameDifference | TrackDifference | EpisodeDifference
 
 
 def register(commands: Any) -> None:
@@ -67,7 +67,7 @@ def register(commands: Any) -> None:
 
 def _diff(parsed: argparse.Namespace) -> Exit:
     folders = (parsed.before, parsed.after)
-    report = _Report(folders, parsed.json)
+    report = _DifferenceReport(folders, parsed.json)
     with ExitStack() as stack:
         before, after = [stack.enter_context(_opened(folder)) for folder in folders]
         for source in _sources((before, after), parsed.names):
@@ -111,7 +111,7 @@ def _opened(folder: Path) -> Iterator[_Run]:
 
 def _sources(runs: Sequence[_Run], names: Sequence[str] | None) -> list[str]:
     """Return the sources to compare. ConfigFaults if a name is in neither run."""
-    known = sorted({source for run in runs for source in run.sources})
+    known = sorted(set().union(*(run.sources for run in runs)))
     if names is None:
         return known
     faults = [
@@ -124,7 +124,7 @@ def _sources(runs: Sequence[_Run], names: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _compare(source: str, before: _Run, after: _Run, report: _Report) -> None:
+def _compare(source: str, before: _Run, after: _Run, report: _DifferenceReport) -> None:
     comparison = SourceComparison(source, before.results(source))
     report.begin(source)
     for frame in comparison.frames(after.results(source)):
@@ -137,14 +137,14 @@ def _compare(source: str, before: _Run, after: _Run, report: _Report) -> None:
     report.end_source(comparison)
 
 
-class _Report:
+class _DifferenceReport:
     """Prints differences as they are found, and counts them."""
 
     def __init__(self, folders: Sequence[Path], as_json: bool) -> None:
         self._before, self._after = map(str, folders)
         self._as_json = as_json
         self._source = ""
-        self._found: Counter[type[Difference]] = Counter()  # of the source
+        self._found: Counter[type[RunDifference]] = Counter()  # of the source
         self._other_objects = 0  # frames of the source with objects that only one run has
         self._differs = False
 
@@ -154,7 +154,7 @@ class _Report:
         self._found.clear()
         self._other_objects = 0
 
-    def add(self, difference: Difference) -> None:
+    def add(self, difference: RunDifference) -> None:
         """Print a difference; as text, only the first frames with other objects."""
         self._differs = True
         self._found[type(difference)] += 1

@@ -18,6 +18,7 @@ from framegate.cli.console.terminal import Meter, say
 from framegate.cli.help import ending
 from framegate.pipeline.client.when import TIME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
+from framegate.pipeline.contracts.recorded_range import RecordedRange
 from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
 from framegate.pipeline.recording.playlist import parts
@@ -182,11 +183,44 @@ def _export(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
-def _range(since: str | None, until: str | None) -> tuple[float, float]:
-    """Return the range in UNIX seconds. ConfigFaults with all faults."""
+def recorded_places(named: Sequence[str], since: str | None, until: str | None) -> dict[str, str]:
+    """Return the places of recorded sources for `framegate run --from-recording`, by name.
+
+    named  SOURCE of the active or last run, or DATA/SOURCE
+    ConfigFaults if nothing, or several kinds of pictures, were recorded in the range.
+    """
+    begin, end = _range(since, until, ("--since", "--until"))
+    places: dict[str, str] = {}
+    for word in named:
+        folder, _, source = word.rpartition("/")
+        if source in places:
+            raise ConfigFaults([f"--from-recording {word}: two sources have this name"])
+        data = data_folder(Path(folder) if folder else None)
+        with closing(_opened(data)) as index:
+            files = _segments(index, source, begin, end)
+            made = parts(files)
+            if len(made) > 1:
+                change = _local_time(made[1][0].captured)
+                raise ConfigFaults(
+                    [
+                        f"--from-recording {word}: its pictures have another size or codec since "
+                        f"{change}; give a range before or after this with --since and --until"
+                    ]
+                )
+            first, last = files[0].captured, max(each.captured_end for each in files)
+            count = len(index.within(source, first, last))
+        places[source] = RecordedRange(data, source, first, last, count).place
+    return places
+
+
+def _range(
+    since: str | None, until: str | None, options: tuple[str, str] = ("--from", "--to")
+) -> tuple[float, float]:
+    """Return the range in UNIX seconds. ConfigFaults with all faults, which name the options."""
     faults: list[str] = []
-    read = {"--from": 0.0, "--to": float("inf")}
-    for option, text in (("--from", since), ("--to", until)):
+    begin, end = options
+    read = {begin: 0.0, end: float("inf")}
+    for option, text in ((begin, since), (end, until)):
         try:
             at = given_time(option, text)
         except ConfigFaults as error:
@@ -194,11 +228,11 @@ def _range(since: str | None, until: str | None) -> tuple[float, float]:
             continue
         if at is not None:
             read[option] = at
-    if not faults and read["--from"] >= read["--to"]:
-        faults.append(f"--from {since} --to {until}: the end must be after the start")
+    if not faults and read[begin] >= read[end]:
+        faults.append(f"{begin} {since} {end} {until}: the end must be after the start")
     if faults:
         raise ConfigFaults(faults)
-    return read["--from"], read["--to"]
+    return read[begin], read[end]
 
 
 def _segments(index: Index, source: str, since: float, until: float) -> Sequence[Segment]:

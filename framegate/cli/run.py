@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from framegate.cli.console.arguments import (
     add_config,
@@ -13,6 +13,7 @@ from framegate.cli.console.arguments import (
     configuration,
 )
 from framegate.cli.help import EXITS, ending
+from framegate.pipeline.client.when import TIME
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
@@ -37,6 +38,7 @@ def register(commands: Any) -> None:
             "framegate run entrance=rtsp://camera.example/stream -d data",
             "framegate run --resume -d data",
             "framegate run --slot box1 --store redis://store.example -d data",
+            "framegate run --from-recording data/entrance --since 1d -c new.toml -d again",
             page="running",
             more=EXITS,
         ),
@@ -69,6 +71,7 @@ def register(commands: Any) -> None:
         help="pace of files: by their time stamps, or as fast as possible",
     )
     add_source_keys(command)
+    _add_recorded(command)
     command.add_argument(
         "-d", dest="data", type=Path, metavar="DATA", help="data folder (default: a new one)"
     )
@@ -85,8 +88,51 @@ def register(commands: Any) -> None:
     )
 
 
+def _add_recorded(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--from-recording",
+        dest="recorded",
+        action="append",
+        default=[],
+        metavar="CAMERA",
+        help="detect again in what a run recorded of this source, as fast as possible; DATA/CAMERA "
+        "for a run that is neither active nor the last one; may be repeated. Sources, sinks "
+        "and recording of the configuration are left out",
+    )
+    command.add_argument("--since", metavar="WHEN", help=f"start of the recorded range: {TIME}")
+    command.add_argument("--until", metavar="WHEN", help="end of the recorded range, as --since")
+
+
+def _add_recorded_sources(parsed: argparse.Namespace) -> None:
+    """Add the sources of --from-recording to SOURCE. ConfigFaults."""
+    faults = []
+    if parsed.sources:
+        faults.append("give SOURCE or --from-recording, not both")
+    if parsed.record:
+        faults.append("--record: what is read from a recording is not recorded again")
+    if parsed.live:
+        faults.append("--live: a recording is read as a file")
+    if faults:
+        raise ConfigFaults(faults)
+    # It loads the library of tables, for which no other run should wait.
+    from framegate.cli.recordings import recorded_places
+
+    places = recorded_places(parsed.recorded, parsed.since, parsed.until)
+    parsed.sources += [f"{name}={place}" for name, place in places.items()]
+
+
+# Tables of a configuration that concern cameras, or tell others what happens now.
+_NOT_FOR_RECORDED: Final = ("sources", "sinks", "record", "learn")
+
+
 def _run(parsed: argparse.Namespace) -> Exit:
-    origin, config = configuration(parsed)
+    without: tuple[str, ...] = ()
+    if parsed.recorded:
+        _add_recorded_sources(parsed)
+        without = _NOT_FOR_RECORDED
+    elif parsed.since is not None or parsed.until is not None:
+        raise ConfigFaults(["--since and --until need --from-recording CAMERA"])
+    origin, config = configuration(parsed, without)
     set_up_logging(config.log.level, "run", config.log.format)
     if parsed.slot is not None:
         _check_slot(parsed, config)

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -289,10 +289,12 @@ def read_config(
     text: str,
     changes: Mapping[str, Table] | None = None,
     detection: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
 ) -> Config:
     """Return the checked configuration: the defaults, overridden by `text` and then by `changes`.
 
     changes    tables from the command line
+    without    tables of `text` that are ignored
     detection  options from the command line for the stage that uses models. Its classes also go to
                each stage that takes classes
 
@@ -300,6 +302,8 @@ def read_config(
     """
     changes = changes or {}
     given = parsed_toml(origin, text)
+    for name in without:
+        given.pop(name, None)
     tables = {key: table for key, table in given.items() if isinstance(table, dict)}
     faults = [f"{key} = {given[key]!r}: must be a table" for key in given if key not in tables]
     faults += [

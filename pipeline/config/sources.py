@@ -19,6 +19,7 @@ import msgspec
 from framegate.pipeline.config.read_options import from_environment, read_named, unset_variable
 from framegate.pipeline.contracts.errors import ConfigFaults, FaultReason
 from framegate.pipeline.contracts.keys import NAME_MOST, NAME_RULE, is_name
+from framegate.pipeline.contracts.recorded_range import is_recorded
 from framegate.pipeline.contracts.redaction import HIDDEN, host_and_path
 from framegate.pipeline.contracts.source import DecodeMode, Frames, Transport
 from framegate.pipeline.contracts.spec import PaceName
@@ -206,8 +207,8 @@ def small_place_of(name: str, source: SourceConfig) -> str:
 
 
 def is_remote(place: str) -> bool:
-    """Return whether a place is a URL or a webcam, not a path."""
-    return "://" in place or _LIVE.match(place) is not None
+    """Return whether a place is a URL, a webcam or a range of a recording, not a path."""
+    return "://" in place or _LIVE.match(place) is not None or is_recorded(place)
 
 
 def path_fault(path: str) -> tuple[FaultReason, str] | None:

@@ -18,8 +18,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-import msgspec
-
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.drops import Drops, drop_counters
 from framegate.pipeline.contracts.records import (
@@ -330,23 +328,19 @@ class Feed:
             if self._pace.shift is not None and frame.pts is not None:
                 # The file was read ahead; its frames are taken to arrive when they are due.
                 arrived = min(now, self._pace.shift + frame.pts)
+            captured, captured_from = self._captured(frame.captured, wall - (now - arrived))
             record = Record(
                 v=VERSION,
                 pts=frame.pts,
-                captured=wall - (now - arrived),
+                captured=captured,
                 arrived=arrived,
                 number=event.number,
                 form=event.form,
+                captured_from=captured_from,
                 dropped=dropped,
                 shown=event.shown,
                 undecoded=True,
             )
-            if frame.captured is not None:
-                captured = camera_time(frame.captured, record.captured)
-                if captured is not None:
-                    record = msgspec.structs.replace(
-                        record, captured=captured, captured_from="rtcp"
-                    )
             dropped = 0
             position = Position(event.position.epoch, first_seq + number)
             entries.append(self._append(position, record))
@@ -359,14 +353,10 @@ class Feed:
         self._pace.passed(event.pts, event.arrived_mono)
         arrived = now if self.spec.pace == "realtime" else event.arrived_mono
         arrived_wall = wall - (now - arrived)
-        captured = None
-        captured_from: CapturedFrom = "rtcp"
-        if event.captured is not None:
-            captured = camera_time(event.captured, arrived_wall)
-            self._connection.see_clock(event.captured, captured is not None, arrived_wall, now)
-        if captured is None:
-            captured = arrived_wall
-            captured_from = "arrival"
+        captured, captured_from = self._captured(event.captured, arrived_wall)
+        if event.captured is not None and self.spec.live:
+            is_used = captured_from == "rtcp"
+            self._connection.see_clock(event.captured, is_used, arrived_wall, now)
         self._number += 1
         self._shown = event.shown
         self._seen_mono = event.arrived_mono
@@ -387,6 +377,18 @@ class Feed:
             shown=event.shown,
         )
         return self._append(event.position, record)
+
+    def _captured(self, stated: float | None, arrived: float) -> tuple[float, CapturedFrom]:
+        """Return when a frame was captured, and the origin of this time.
+
+        stated, arrived  UNIX seconds: by the source itself, None if it does not say; and of arrival
+        """
+        if stated is not None and not self.spec.live:
+            return stated, "file"
+        captured = camera_time(stated, arrived)
+        if captured is None:
+            return arrived, "arrival"
+        return captured, "rtcp"
 
     @property
     def _state_without_connection(self) -> ConnectionState:

@@ -268,6 +268,11 @@ class Index:
             f"{_OVERLAPS} ORDER BY captured, pts", (source, since - _LOOK_BACK_S, until, since)
         )
 
+    def within(self, source: str, since: float, until: float) -> list[Segment]:
+        """Return the segments that lie within a range, UNIX seconds, in order."""
+        found = self.between(source, since, until)
+        return [each for each in found if each.captured >= since and each.captured_end <= until]
+
     def segment(self, path: str) -> Segment | None:
         """Return the segment of a path."""
         return next(iter(self._segments("path = ?", (path,))), None)

@@ -6,10 +6,8 @@ A clip begins with the key frame before its range; an edit list marks where play
 from __future__ import annotations
 
 import contextlib
-import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -26,58 +24,13 @@ from av.video.reformatter import VideoReformatter
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.recording.index import RecordedPlace, Segment
 from framegate.stages.decode.frame import DecodedFrame, Orientations
+from framegate.stages.decode.recorded import RecordedRun, recorded_runs
 
-_TRAIL_S: Final = 1.0  # after the end, in which packets of earlier sound may follow
-_LEAD_S: Final = 0.05  # of sound before the begin, which a player needs to start with it
 _SAME_S: Final = 1e-3
 
 
 class ClipFailed(FramegateError):
     """A clip cannot be written; its partial file is removed."""
-
-
-class _Chain(io.RawIOBase):
-    """Files joined to one MP4, the later ones without their heads."""
-
-    def __init__(self, folder: Path, segments: Sequence[Segment]) -> None:
-        super().__init__()
-        self._left: list[tuple[Path, int]] = []
-        for segment in segments:
-            self._left.append((folder / segment.path, segment.head if self._left else 0))
-        self._file: io.BufferedReader | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        while True:
-            if self._file is None:
-                if not self._left:
-                    return b""
-                path, head = self._left.pop(0)
-                self._file = open(path, "rb")  # noqa: SIM115  # closed after the last read
-                self._file.seek(head)
-            data = self._file.read(size)
-            if data:
-                return data
-            self._file.close()
-            self._file = None
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-
-@dataclass(frozen=True, slots=True)
-class _ClipRun:
-    """Segments that continue each other, and their place in the clip.
-
-    ahead_s  the files' clock minus the clip's
-    """
-
-    segments: list[Segment]
-    ahead_s: float
 
 
 def write_clip(
@@ -95,7 +48,7 @@ def write_clip(
     Over a gap in the recording, the picture before it stays. The format is MP4, or QuickTime where
     MP4 cannot store the sound (G.711). ClipFailed.
     """
-    runs = _runs(segments, begin_s)
+    runs = recorded_runs(segments, begin_s)
     try:
         _write(folder, runs, path, seconds)
     except (OSError, ValueError, av.error.FFmpegError) as error:
@@ -106,13 +59,13 @@ def write_clip(
 _OPTIONS: Final = {"movflags": "faststart", "avoid_negative_ts": "disabled"}
 
 
-def _write(folder: Path, runs: Sequence[_ClipRun], path: Path, seconds: float) -> None:
+def _write(folder: Path, runs: Sequence[RecordedRun], path: Path, seconds: float) -> None:
     with contextlib.ExitStack() as stack:
         out: OutputContainer | None = None
         streams: dict[int, Stream] = {}
         last: dict[int, Fraction] = {}
         for run in runs:
-            with av.open(_Chain(folder, run.segments), "r", format="mov") as held:
+            with run.opened(folder) as held:
                 if out is None:
                     brand = held.metadata.get("major_brand", "")
                     form = "mov" if brand.strip() == "qt" else "mp4"
@@ -120,7 +73,7 @@ def _write(folder: Path, runs: Sequence[_ClipRun], path: Path, seconds: float) -
                         av.open(str(path), "w", format=form, container_options=dict(_OPTIONS))
                     )
                     streams = {stream.index: _like(out, stream) for stream in held.streams}
-                for packet in _packets_of(held, run, seconds):
+                for packet in run.packets(held, seconds):
                     stream = streams[packet.stream_index]
                     at = (packet.dts or 0) * packet.time_base
                     if at <= last.get(stream.index, at - 1):
@@ -135,54 +88,6 @@ def _like(out: Any, stream: Stream) -> Stream:
     if stream.codec_context.name == "hevc":
         copy.codec_context.codec_tag = "hvc1"
     return copy
-
-
-def _runs(segments: Sequence[Segment], begin_s: float) -> list[_ClipRun]:
-    """Split segments where one does not continue the other. Each run begins as much later than the
-    first as it was captured later.
-    """
-    runs: list[_ClipRun] = []
-    for segment in segments:
-        if runs and segment.follows(runs[-1].segments[-1]):
-            runs[-1].segments.append(segment)
-            continue
-        at = segment.captured - segments[0].captured - begin_s
-        if runs:
-            last = runs[-1].segments[-1]
-            at = max(at, last.pts_end + last.shift_s - runs[-1].ahead_s)
-        runs.append(_ClipRun([segment], segment.pts + segment.shift_s - at))
-    return runs
-
-
-def _packets_of(held: Any, run: _ClipRun, seconds: float) -> Iterator[Packet[Any]]:
-    """Yield a run's packets on the clip's clock: from the last key frame at or before 0, up to
-    `seconds`.
-    """
-    waiting: list[Packet[Any]] = []  # before 0, from a key frame on
-    for packet in held.demux():
-        if packet.dts is None or packet.pts is None:
-            continue
-        base: Fraction = packet.time_base
-        ahead = round(run.ahead_s / base)
-        packet.pts -= ahead
-        packet.dts -= ahead
-        is_video = packet.stream.type == "video"
-        at = float(packet.pts * base)
-        decoded = float(packet.dts * base)
-        if decoded >= seconds:
-            if is_video and decoded >= seconds + _TRAIL_S:
-                break
-            continue
-        if at <= 0 and is_video and packet.is_keyframe:
-            waiting = [other for other in waiting if other.stream.type != "video"]
-        if at < 0:
-            if is_video or at > -_LEAD_S:
-                waiting.append(packet)
-            continue
-        yield from waiting
-        waiting = []
-        yield packet
-    yield from waiting
 
 
 def recorded_frame(folder: Path, place: RecordedPlace) -> DecodedFrame:

@@ -196,6 +196,8 @@ class FileSource:
                 orientation = orientation_of(self.place, frame, self._orientations, self.options)
                 decoded = DecodedFrame(frame, self._converter, orientation)
                 decoded.undecoded = undecoded
+                if opened.recorded is not None:
+                    _set_recorded_times(decoded, opened.recorded.begins)
                 yield decoded
         for _ in range(choice.left_out()):
             self._tally["skipped"] += 1
@@ -255,6 +257,20 @@ class FileSource:
             text = f"none of its frames decodes (packets skipped: {damaged})"
             return refusal(self.place, "damaged", text)
         return refusal(self.place, "empty", "its video track has no frames")
+
+
+def _set_recorded_times(frame: DecodedFrame, begins: float) -> None:
+    """Set when a frame of a recording, and undecoded ones before it, were captured.
+
+    begins: UNIX seconds at time 0
+    """
+    if frame.pts is not None:
+        frame.captured = begins + frame.pts
+    frame.undecoded = tuple(
+        other._replace(captured=begins + other.pts)
+        for other in frame.undecoded
+        if other.pts is not None
+    )
 
 
 def _with_sound(
@@ -348,6 +364,8 @@ def claimed_rate(stream: VideoStream) -> Fraction | None:
 
 def claimed_duration_s(opened: Opened) -> float | None:
     """Return the seconds that the container claims for the track, else for the whole file."""
+    if opened.recorded is not None:
+        return opened.recorded.seconds
     stream = opened.stream
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)

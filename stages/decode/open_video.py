@@ -26,12 +26,14 @@ from av.video.stream import VideoStream
 
 from framegate.pipeline.config.sources import path_fault
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.recorded_range import is_recorded
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera_login import LOGIN_REFUSED
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
 from framegate.stages.decode.http_camera import HttpBody, unreached
 from framegate.stages.decode.options import DecodeOptions
+from framegate.stages.decode.recorded import RecordedMedia
 from framegate.stages.decode.rtsp.media import ForeignMediaError, RelayedMedia, RtspMedia
 from framegate.stages.decode.rtsp.messages import UnspokenError, is_rtsp
 from framegate.stages.decode.rtsp.session import RtspSession
@@ -69,6 +71,7 @@ class Opened:
     sound      the first sound track with a decoder, None without one
     body       the HTTP answer that the container reads, of a camera over HTTP
     rtsp       the source of packets of a camera over RTSP; nothing else reads the container
+    recorded   the source of packets of a range of a recording; nothing else reads the container
     listeners  called with each packet of both tracks, in reading order and before it is decoded,
                also with the empty packet at a track's end. Without a listener the sound track is
                not read. Thread: that of `packets`
@@ -79,6 +82,7 @@ class Opened:
     sound: AudioStream | None = None
     body: HttpBody | None = None
     rtsp: RtspMedia | RelayedMedia | None = None
+    recorded: RecordedMedia | None = None
     listeners: list[Callable[[Packet[Any]], None]] = field(default_factory=list)
 
     @property
@@ -95,8 +99,9 @@ class Opened:
         ExitError (FFmpeg's) or TimeoutError: a live source sent nothing for a while; call it again
         to continue.
         """
-        if self.rtsp is not None:
-            for packet in self.rtsp.packets():
+        media = self.rtsp or self.recorded
+        if media is not None:
+            for packet in media.packets():
                 for listener in self.listeners:
                     listener(packet)
                 if packet.stream is self.stream:
@@ -238,7 +243,10 @@ def open_video(
     truncated, no_video_stream, unsupported_codec, no_memory (a picture above the limit).
     """
     place = request.url
-    if not is_url(place) and not is_webcam(place):
+    recorded: RecordedMedia | None = None
+    if is_recorded(place):
+        recorded = _opened_recording(place)
+    elif not is_url(place) and not is_webcam(place):
         fault = path_fault(place)
         if fault is not None:
             raise refusal(place, *fault)
@@ -250,6 +258,8 @@ def open_video(
     if is_rtsp(place):
         rtsp = _play(request, options, at_once, hears)
         container = rtsp.container
+    if recorded is not None:
+        container = recorded.container
     try:
         if container is None:
             container = _open(request, options, at_once, body)
@@ -268,7 +278,14 @@ def open_video(
         raise
     if body is not None:
         body.allow(None if at_once else options.read_timeout_s)
-    return Opened(container, stream, _sound_track(container), body, rtsp)
+    return Opened(container, stream, _sound_track(container), body, rtsp, recorded)
+
+
+def _opened_recording(place: str) -> RecordedMedia:
+    try:
+        return RecordedMedia(place)
+    except (av.error.FFmpegError, OSError) as error:
+        raise refusal(place, "damaged", f"its first file cannot be read: {error}") from error
 
 
 def _play(

@@ -46,6 +46,34 @@ def test_a_file_is_recorded_whole_and_its_results_are_the_same(folder: Path) -> 
     assert payload(clip, "audio") == payload(file, "audio")
 
 
+def test_a_recording_is_detected_again_with_equal_results(folder: Path) -> None:
+    write_both(folder / "gate.mp4", 6.0)
+    (folder / "pipeline.toml").write_text(
+        f'{DETECT}[record]\nsources = ["gate"]\n[sources.gate]\nurl = "gate.mp4"\n',
+        encoding="utf-8",
+    )
+    ended = framegate(folder, "run", "-d", "first")
+    assert ended.code == DONE, ended.err
+    words = ("run", "--from-recording", "first/gate")
+    ended = framegate(folder, *words, "-d", "again")
+    assert ended.code == DONE, ended.err
+    assert not (folder / "again" / FOLDER).exists(), "it is not recorded again"
+    ended = framegate(folder, "diff", "first", "again")
+    assert (ended.code, ended.err) == (DONE, "")
+    [first, *_] = published_in(folder / "again", ["gate"])["gate"].results
+    assert first.captured_from == "file"
+    assert first.captured == segments(folder / "first")[0].captured
+    ended = framegate(folder, *words, "gate.mp4", "--record")
+    assert ended.err == (
+        "framegate: give SOURCE or --from-recording, not both\n"
+        "framegate: --record: what is read from a recording is not recorded again\n"
+    )
+    ended = framegate(folder, "run", "--from-recording", "first/gates")
+    assert "it recorded: gate; did you mean gate?" in ended.err
+    ended = framegate(folder, *words, "--since", "12:00", "--until", "11:00")
+    assert "--since 12:00 --until 11:00: the end must be after the start" in ended.err
+
+
 WALKED = """
 [record]
 sources = ["gate"]

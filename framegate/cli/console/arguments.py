@@ -6,7 +6,7 @@ import argparse
 import getpass
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,15 +192,17 @@ def add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
-def configuration(parsed: argparse.Namespace) -> tuple[str, Config]:
+def configuration(parsed: argparse.Namespace, without: Collection[str] = ()) -> tuple[str, Config]:
     """Return the origin of the configuration, and file and command line merged.
+
+    without: tables of the file that are ignored
 
     A SOURCE that is a TOML file is the configuration, as if -c named it; `parsed` is changed
     accordingly. ConfigFaults with all faults.
     """
     parsed.config, parsed.sources = _split_off_configuration(parsed.config, parsed.sources)
     origin, text = find_config(parsed.config)
-    return origin, read_config(origin, text, _changes(parsed), _detection(parsed))
+    return origin, read_config(origin, text, _changes(parsed), _detection(parsed), without)
 
 
 def _split_off_configuration(
