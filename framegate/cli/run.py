@@ -46,25 +46,7 @@ def register(commands: Any) -> None:
     command.set_defaults(command=_run)
     add_sources(command)
     add_config(command)
-    command.add_argument("--json", action="store_true", help="print one result per line as JSON")
-    command.add_argument(
-        "--save",
-        type=Path,
-        metavar="DIR",
-        help="write an annotated video of each source into DIR, NAME.framegate.mp4",
-    )
-    add_overwrite(command)
-    command.add_argument(
-        "--record",
-        action="store_true",
-        help="record the named sources; without any, record all cameras",
-    )
-    command.add_argument(
-        "--draw",
-        choices=("gate",),
-        help="draw changed tiles, the parts that were looked at and why, and the "
-        "thresholds, into videos, snapshots and the live page",
-    )
+    _add_outputs(command)
     command.add_argument(
         "--pace",
         choices=("realtime", "fast"),
@@ -85,6 +67,28 @@ def register(commands: Any) -> None:
         "--slot",
         metavar="NAME",
         help="serve the sources that the plan of a fleet gives to this slot; see framegate fleet",
+    )
+
+
+def _add_outputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one result per line as JSON")
+    command.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="write an annotated video of each source into DIR, NAME.framegate.mp4",
+    )
+    add_overwrite(command)
+    command.add_argument(
+        "--record",
+        action="store_true",
+        help="record the named sources; without any, record all cameras",
+    )
+    command.add_argument(
+        "--draw",
+        choices=("gate",),
+        help="draw changed tiles, the parts that were looked at and why, and the "
+        "thresholds, into videos, snapshots and the live page",
     )
 
 
