@@ -98,9 +98,15 @@ HEAD: Final = "| folder | content | may import |\n| --- | --- | --- |\n"
 GROUND: Final[dict[str, tuple[str, ...]]] = {"pipeline": ("contracts", "system")}
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Return all nodes of a file, its module first. Each file is parsed once: all take seconds."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def modules(path: Path) -> Iterator[str]:
     """Every module, or name in one, that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

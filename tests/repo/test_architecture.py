@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from tests.repo.imports import (
     folder_rows,
     layer,
     modules,
+    nodes,
     picture,
     with_folder_rows,
 )
@@ -45,11 +46,6 @@ CAMERA_CLIENTS = {
 }
 GRAPH = packaged_text()
 STAGES = tomllib.loads(GRAPH)["stages"]
-
-
-@functools.cache
-def trees() -> list[tuple[Path, ast.Module]]:
-    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in FILES]
 
 
 @functools.cache
@@ -148,11 +144,7 @@ def test_a_run_starts_without_what_only_its_workers_and_its_http_process_need() 
 
 def reads_environment(path: Path) -> bool:
     """Whether a file names os.environ or os.getenv."""
-    names = {
-        node.attr
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute)
-    }
+    names = {node.attr for node in nodes(path) if isinstance(node, ast.Attribute)}
     return bool(names & {"environ", "getenv"}) or bool({"os.environ", "os.getenv"} & imported(path))
 
 
@@ -167,17 +159,26 @@ def test_stages_never_touch_the_store_or_the_process_around_them() -> None:
 
 
 def test_names_say_what_a_thing_is() -> None:
-    for path, tree in trees():
-        classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for path in FILES:
+        classes = [node.name for node in nodes(path) if isinstance(node, ast.ClassDef)]
         assert [name for name in (path.stem, *classes) if VAGUE.search(name)] == [], path
 
 
-def types_of(tree: ast.Module) -> Iterator[str]:
-    """Names of classes, wherever they are, and of the module's type aliases; without `_`."""
-    for node in ast.walk(tree):
+def module_of(all_nodes: Sequence[ast.AST]) -> ast.Module:
+    module = all_nodes[0]
+    assert isinstance(module, ast.Module)
+    return module
+
+
+def types_of(all_nodes: Sequence[ast.AST]) -> Iterator[str]:
+    """Names of classes, wherever they are, and of the module's type aliases; without `_`.
+
+    all_nodes  of a file, its module first
+    """
+    for node in all_nodes:
         if isinstance(node, ast.ClassDef):
             yield node.name.lstrip("_")
-    for node in tree.body:
+    for node in module_of(all_nodes).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(node, ast.AnnAssign) and "TypeAlias" in ast.unparse(node.annotation):
             target = node.target
@@ -195,26 +196,28 @@ def types_of(tree: ast.Module) -> Iterator[str]:
     ],
 )
 def test_a_type_is_seen_however_it_is_defined(line: str) -> None:
-    assert [*types_of(ast.parse(f"KEPT = 1\nkept: Final = 2\n{line}"))] == ["Kept"]
+    tree = ast.parse(f"KEPT = 1\nkept: Final = 2\n{line}")
+    assert [*types_of([*ast.walk(tree)])] == ["Kept"]
 
 
 def test_no_type_name_stands_for_two_types() -> None:
     homes: dict[str, list[Path]] = {}
-    for path, tree in trees():
+    for path in FILES:
         parts = path.relative_to(ROOT).parts
         shared_code = (("framegate", "cli"), ("benchmarks", "harness"))
         if parts[0] in PARTS or parts[:2] in shared_code:
-            for name in types_of(tree):
+            for name in types_of(nodes(path)):
                 homes.setdefault(name, []).append(path)
     assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
 
 
 def test_public_things_have_docstrings() -> None:
-    for path, tree in trees():
+    for path in FILES:
         if path.relative_to(ROOT).parts[0] == "tests":
             continue  # a test's name says it
         if "programs" in path.parts:
             continue  # a newcomer's
+        tree = module_of(nodes(path))
         assert ast.get_docstring(tree) or not tree.body, f"{path} has none"
         for node in tree.body:
             kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
