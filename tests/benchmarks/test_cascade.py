@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.cascade import figure
 from benchmarks.cascade.live import config_text, response
 from benchmarks.cascade.replay import Arm, Replayed, ReplaySetting, Sight, replay
 from benchmarks.cascade.scores import (
@@ -126,6 +125,8 @@ def test_too_few_boxes_say_nothing() -> None:
 
 
 def test_the_means_are_those_of_the_quiet_scenes(tmp_path: Path) -> None:
+    from benchmarks.cascade import figure  # Matplotlib takes a second to load
+
     rows = [clip_row("idle-room", "quiet"), clip_row("car-detection", "busy")]
     rows[1] |= {"gap_closed": 0.9, "mean_ms": 60.0}
     found = summary(rows, ["idle-room"])

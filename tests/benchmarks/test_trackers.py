@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from benchmarks.trackers import (
 from benchmarks.truth.clips import LabelledClip, LabelledFrame
 from framegate.models.boxes import Boxes
 
-pytest.importorskip("trackers", reason="needs trackers, of the extra `test`")
-pytest.importorskip("trackeval", reason="needs trackeval, of the extra `bench`")
+# Not importorskip: its import takes 2 s of CPU time, in each process that collects the tests.
+pytestmark = [
+    pytest.mark.skipif(find_spec("trackers") is None, reason="needs the extra `test`"),
+    pytest.mark.skipif(find_spec("trackeval") is None, reason="needs the extra `bench`"),
+]
 
 FRAMES = 20
 PERSON = 0

@@ -10,12 +10,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from mcp.client.client import Client
-from mcp.client.stdio import StdioServerParameters
-from mcp.types import CallToolResult, ImageContent, TextContent
 
 from framegate.cli.mcp import MOST_EPISODES, MOST_STEPS
 from framegate.pipeline.contracts.episodes import Changes, EventEntry
@@ -32,6 +29,10 @@ from tests.support.said import BEGAN, change, moment
 from tests.support.servers import server
 from tests.support.studio import KNOWN, Studio
 from tests.support.web_server import serving
+
+if TYPE_CHECKING:  # its import takes 2 s of CPU time, in each process that collects the tests
+    from mcp.client.client import Client
+    from mcp.types import CallToolResult
 
 SINCE = "2026-09-21"  # before BEGAN, in every zone
 
@@ -58,6 +59,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def asked(folder: Path, ask: Callable[[Client], Awaitable[Any]]) -> Any:
     """What a client gets, of a server of its own that ends with it."""
+    from mcp.client.client import Client
+    from mcp.client.stdio import StdioServerParameters
 
     async def talk() -> Any:
         words = ["-m", "framegate.cli", "mcp", "-d", str(folder)]
@@ -76,7 +79,7 @@ def asked(folder: Path, ask: Callable[[Client], Awaitable[Any]]) -> Any:
 def told(answer: CallToolResult) -> dict[str, Any]:
     """What a tool tells, the same as text and as data."""
     (text,) = answer.content
-    assert isinstance(text, TextContent)
+    assert text.type == "text"
     assert not answer.is_error, text.text
     found: dict[str, Any] = json.loads(text.text)
     assert answer.structured_content == found
@@ -170,8 +173,8 @@ def test_a_picture_is_that_of_the_runs_http_port(folder: Path) -> None:
             answer = asked(folder, lambda client: client.call_tool("snapshot", {"source": "door"}))
         studio.close()
     picture, said = answer.content
-    assert isinstance(picture, ImageContent)
-    assert isinstance(said, TextContent)
+    assert picture.type == "image"
+    assert said.type == "text"
     assert base64.b64decode(picture.data).startswith(b"\xff\xd8")
     assert said.text.startswith("door: a picture of ")
 

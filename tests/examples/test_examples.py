@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
 from framegate import subscribe
@@ -133,6 +132,8 @@ def test_the_stage_reports_each_long_stay_once(left: Left) -> None:
 
 
 def test_duckdb_has_a_row_for_each_object(left: Left, tmp_path: Path) -> None:
+    import duckdb  # slow to load
+
     shown = output_of(
         start("results_to_duckdb.py", str(left.folder), "objects.duckdb", cwd=tmp_path)
     )

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 import pytest
-import supervision
 
 from framegate import Object, Result, errors, testing
 
@@ -24,6 +22,8 @@ def result_of(*objects: Object) -> Result:
 
 
 def test_supervision_reads_boxes_scores_tracks_and_labels() -> None:
+    import supervision  # slow to load
+
     detections = result_of(CAR, PERSON).to_supervision()
     assert isinstance(detections, supervision.Detections)
     assert detections.xyxy.tolist() == [[10, 20, 50, 60], [0, 0.5, 4, 10.5]]
@@ -36,6 +36,8 @@ def test_supervision_reads_boxes_scores_tracks_and_labels() -> None:
 
 
 def test_supervision_takes_a_frame_without_objects() -> None:
+    import supervision  # slow to load
+
     detections = result_of().to_supervision()
     assert len(detections) == 0
     zone = supervision.PolygonZone(np.array([[0, 0], [90, 0], [90, 90]]))
@@ -67,6 +69,8 @@ def test_coco_ids_are_the_frame_and_the_class_unless_others_are_given() -> None:
 
 
 def test_pandas_has_a_row_for_each_object_and_joins_several_results() -> None:
+    import pandas  # slow to load
+
     results = [result_of(CAR, PERSON), result_of(), result_of(CAR)]
     table = pandas.concat([result.to_pandas() for result in results], ignore_index=True)
     assert table["label"].tolist() == ["car", "person", "car"]

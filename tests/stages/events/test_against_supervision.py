@@ -6,6 +6,8 @@ not here; its areas are whole pixels, ours are exact; by default it looks at fou
 
 from __future__ import annotations
 
+import importlib
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +19,9 @@ from hypothesis import strategies as st
 from framegate.models.geometry import Areas
 from tests.support.episodes import result, rules, seen, told
 
-sv: Any = pytest.importorskip("supervision", reason="needs supervision, which trackers brings")
+pytestmark = pytest.mark.skipif(
+    find_spec("supervision") is None, reason="needs supervision, which trackers brings"
+)
 
 GATE = """
 [events.lines]
@@ -29,7 +33,13 @@ line = "gate"
 STEPS = st.lists(st.integers(-90, 90).filter(lambda step: abs(step) >= 30), min_size=1, max_size=8)
 
 
+def supervision() -> Any:
+    """Its import takes a second, which only this file's tests need."""
+    return importlib.import_module("supervision")
+
+
 def by_supervision(places: list[list[float]]) -> list[str]:
+    sv = supervision()
     zone = sv.LineZone(
         sv.Point(320, 36), sv.Point(320, 324), triggering_anchors=[sv.Position.BOTTOM_CENTER]
     )
@@ -80,6 +90,7 @@ def test_who_is_in_an_area(corners: list[tuple[int, int]], point: tuple[int, int
     polygon = np.array(around, np.float64)
     assume(_from_edges(polygon, np.array(point, np.float64)) > 2.0)
     [inside] = Areas([[(float(x), float(y)) for x, y in around]]).inside(*point)
+    sv = supervision()
     zone = sv.PolygonZone(np.array(around), triggering_anchors=[sv.Position.BOTTOM_CENTER])
     x, y = point
     theirs = zone.trigger(sv.Detections(np.array([[x - 4.0, y - 8.0, x + 4.0, float(y)]])))
