@@ -154,7 +154,8 @@ class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
 # -- The changed parts of a frame, in few bytes, for the stages after detect.
 
 
-_ROW_BYTES: Final = COLUMNS // 8
+# Factors that repeat the bits of a row, in so many rows.
+_REPEATED: Final = tuple(((1 << COLUMNS * n) - 1) // ((1 << COLUMNS) - 1) for n in range(ROWS + 1))
 
 
 class ChangedParts(msgspec.Struct, frozen=True, array_like=True):
@@ -180,16 +181,22 @@ class ChangedParts(msgspec.Struct, frozen=True, array_like=True):
         """
         left, right = _span(box[0], box[2], self.width, COLUMNS)
         top, bottom = _span(box[1], box[3], self.height, ROWS)
-        mask = (1 << (COLUMNS - left)) - (1 << (COLUMNS - right))
-        changed = 0
-        for row in range(top, bottom):
-            bits = int.from_bytes(self.parts[row * _ROW_BYTES : (row + 1) * _ROW_BYTES])
-            changed += (bits & mask).bit_count()
-        return changed / ((right - left) * (bottom - top))
+        row = (1 << (COLUMNS - left)) - (1 << (COLUMNS - right))
+        rows = int.from_bytes(self.parts) >> (ROWS - bottom) * COLUMNS
+        changed = rows & row * _REPEATED[bottom - top]
+        return changed.bit_count() / ((right - left) * (bottom - top))
 
 
 def _span(low: float, high: float, size: int, count: int) -> tuple[int, int]:
     """Return the range of parts from `low` to `high` in pixels, at least one, inside the grid."""
-    start = min(max(int(low // size), 0), count - 1)
-    end = min(max(int(-(-high // size)), start + 1), count)
+    start = int(low // size)
+    if start < 0:
+        start = 0
+    elif start >= count:
+        start = count - 1
+    end = int(-(-high // size))
+    if end <= start:
+        end = start + 1
+    elif end > count:
+        end = count
     return start, end

@@ -62,30 +62,26 @@ class TrackEvidence(NamedTuple):
         """Return the evidence after a frame with the object."""
         if detected.origin not in SEEN:
             return self
-        x = round(TENTHS * (detected.box[0] + detected.box[2]) / 2)
-        y = round(TENTHS * (detected.box[1] + detected.box[3]) / 2)
-        width = round(TENTHS * (detected.box[2] - detected.box[0]))
-        height = round(TENTHS * (detected.box[3] - detected.box[1]))
+        x1, y1, x2, y2 = detected.box
+        x = round(TENTHS * (x1 + x2) / 2)
+        y = round(TENTHS * (y1 + y2) / 2)
+        width = round(TENTHS * (x2 - x1))
+        height = round(TENTHS * (y2 - y1))
         if not self.looks:
-            return self._replace(
-                looks=1,
-                left=x,
-                right=x,
-                upper=y,
-                lower=y,
-                heights=height,
-                top=detected.score,
-                widths=width,
+            return TrackEvidence(
+                1, x, x, y, y, height, self.compared_ms, self.stirred_ms, detected.score, width
             )
-        return self._replace(
-            looks=self.looks + 1,
-            left=min(self.left, x),
-            right=max(self.right, x),
-            upper=min(self.upper, y),
-            lower=max(self.lower, y),
-            heights=self.heights + height,
-            top=max(self.top, detected.score),
-            widths=self.widths + width,
+        return TrackEvidence(
+            self.looks + 1,
+            min(self.left, x),
+            max(self.right, x),
+            min(self.upper, y),
+            max(self.lower, y),
+            self.heights + height,
+            self.compared_ms,
+            self.stirred_ms,
+            max(self.top, detected.score),
+            self.widths + width,
         )
 
     def compared(self, is_stirring: bool, lasts_ms: int) -> TrackEvidence:
@@ -101,7 +97,7 @@ class TrackEvidence(NamedTuple):
             stirred_ms += lasts_ms
         if compared_ms > _MEMORY_MS:
             compared_ms, stirred_ms = compared_ms // 2, stirred_ms // 2
-        return self._replace(compared_ms=compared_ms, stirred_ms=stirred_ms)
+        return TrackEvidence(*self[:6], compared_ms, stirred_ms, *self[8:])
 
     def heights_moved(self, detected: Object) -> float:
         """Return over how many heights of the object its centre has moved."""
@@ -138,8 +134,9 @@ def is_unsure(evidence: TrackEvidence, detected: Object, detections: Detections)
         return False
     if detected.track in detections.confirmed:
         return False
-    is_refuted = any(each.track == detected.track for each in detections.refuted)
-    return is_refuted or evidence.top < sure
+    if evidence.top < sure:
+        return True
+    return any(each.track == detected.track for each in detections.refuted)
 
 
 def stirs(detected: Object, changes: ChangedParts | None) -> bool:
@@ -165,9 +162,11 @@ def first_double(detected: Object, others: Sequence[Object]) -> int | None:
     area = (right - left) * (bottom - top)
     for row, other in enumerate(others):
         x1, y1, x2, y2 = other.box
+        if x1 >= right or x2 <= left or y1 >= bottom or y2 <= top:  # most are apart
+            continue
         width = min(right, x2) - max(left, x1)
         height = min(bottom, y2) - max(top, y1)
         smaller = min(area, (x2 - x1) * (y2 - y1))
-        if width > 0 and height > 0 and width * height > _DOUBLE * smaller:
+        if width * height > _DOUBLE * smaller:
             return row
     return None

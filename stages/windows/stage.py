@@ -199,14 +199,13 @@ class Windows(Stage[WindowsState]):
                 data = records.encode(tuple(windows.values()))
                 position = Position(state.at.epoch, state.at.seq)
                 reference = self._plane(source).write(position, data, stored.windows)
+            begun = [each for each in windows.values() if each.began is not None]
             shorts = tuple(
                 Beginning(each.number, each.label, each.began)
-                for each in windows.values()
+                for each in begun[-MAX_BEGINNINGS:]
                 if each.began is not None
             )
-            state = msgspec.structs.replace(
-                state, windows=reference, begun=shorts[-MAX_BEGINNINGS:], layout=LAYOUT
-            )
+            state = msgspec.structs.replace(state, windows=reference, begun=shorts, layout=LAYOUT)
         self._live[source] = state, windows
         return state
 
@@ -332,8 +331,9 @@ def ended(
     size  width and height of the picture, pixels
     """
     over: dict[int, StoredMoment] = {}
+    now_ms = now.ms
     for number, window in windows.items():
-        if window.away is not None and now.ms - window.away.ms > END_S * 1000:
+        if window.away is not None and now_ms - window.away.ms > END_S * 1000:
             over[number] = window.away
     excess = len(windows) - len(over) - MAX_WINDOWS
     if excess > 0:
