@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,6 +28,19 @@ def seen(asked: Query) -> Predictions:
     """An answer that only this question has."""
     score = (asked.pixels[1] - ord("0")) / 10
     return Predictions(((0.0, 0.0, 2.0, 2.0),), (score,), (asked.pixels[0],), ("test",))
+
+
+@dataclass
+class HeldClock:
+    """The clock of Asks, which stands still until the test moves it.
+
+    So a question is not late before its call begins, however busy the machine is.
+    """
+
+    now: float = field(default_factory=time.monotonic)
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class Call(NamedTuple):

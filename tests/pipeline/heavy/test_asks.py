@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import pytest
+
 from framegate.pipeline.contracts.queries import QueryId, Reply, Unanswered
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.heavy import asks as asks_module
 from framegate.pipeline.heavy.asks import Asks
-from tests.support.held_place import DEADLINE_S, HeldPlace, question, seen
+from tests.support.held_place import DEADLINE_S, HeldClock, HeldPlace, question, seen
 from tests.support.runs import wait_until
 
 
@@ -128,17 +131,17 @@ def test_a_part_of_a_picture_is_another_question() -> None:
     assert whole.content != replace(whole, form=Form(4, 4, "bt709")).content
 
 
-def test_late_is_said_at_once_and_the_answer_may_yet_come() -> None:
-    place, one = HeldPlace(), question(due_mono=time.monotonic() + 2.0)
+def test_late_is_said_at_once_and_the_answer_may_yet_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asks_module, "time", clock := HeldClock())
+    place, one = HeldPlace(), question(due_mono=clock.now + 2.0)
     with asking(place) as asks:
         asks.ask(one)
         call = place.next()
-        wait_until("its due time", lambda: asks.answer(one.id))
+        assert asks.answer(one.id) is None
+        clock.now += 2.0
         assert asks.answer(one.id) == Unanswered("late")
         call.let()
-        while asks.answer(one.id) == Unanswered("late"):
-            asks.hear()
-        assert asks.answer(one.id) == seen(one)
+        wait_until("its answer", lambda: asks.answer(one.id) == seen(one))
 
 
 def test_what_is_late_before_it_went_out_does_not_go() -> None:

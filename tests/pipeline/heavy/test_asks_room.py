@@ -6,11 +6,13 @@ import select
 import time
 from contextlib import closing
 
+import pytest
+
 from framegate.pipeline.contracts.queries import Query, Unanswered
 from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.heavy import asks as asks_module
 from framegate.pipeline.heavy.asks import Asks, Room
-from tests.support.held_place import DEADLINE_S, FORM, HeldPlace, question, seen
-from tests.support.runs import wait_until
+from tests.support.held_place import DEADLINE_S, FORM, HeldClock, HeldPlace, question, seen
 
 FIVE = Room(nbytes=2 * 5 * FORM.nbytes)  # of the urgent ones
 
@@ -101,17 +103,20 @@ def test_no_answer_is_given_up_before_it_is_forgotten() -> None:
         assert asks._asked == {}
 
 
-def test_whether_there_is_room_counts_none_that_are_over_and_ends_none() -> None:
+def test_whether_there_is_room_counts_none_that_are_over_and_ends_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asks_module, "time", clock := HeldClock())
     place = HeldPlace()
     with closing(Asks(place, delay_s=0.0, room=FIVE)) as asks:
         asks.ask(question("a", 0))
         place.next()  # the one lane hangs
-        due = time.monotonic() + 3.0
+        due = clock.now + 3.0
         late = [question("a", seq, due_mono=due) for seq in range(1, 5)]
         for one in late:
             asks.ask(one)
         assert not asks.has_room(FORM.nbytes)
-        wait_until("it is late", lambda: time.monotonic() >= due)
+        clock.now = due
         asks.hear()
         assert asks.has_room(FORM.nbytes)
         assert asks.counts.degraded == {}

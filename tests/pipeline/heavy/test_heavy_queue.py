@@ -192,7 +192,7 @@ def test_what_is_late_is_not_looked_at(store: EmbeddedStore) -> None:
 def test_an_answer_that_comes_after_its_time_still_comes(store: EmbeddedStore) -> None:
     with heavy_worker(store.url), client_of(store) as client, asking(store) as place:
         there(client)
-        due = time.monotonic() + 3.0
+        due = time.monotonic() + 10.0  # it begins before, on a busy machine too
         asked = Asked(place, [question(b"hold", due_mono=due)])
         looked(client, 1)
         wait_until("it is late", lambda: time.monotonic() >= due)

@@ -26,7 +26,7 @@ from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
 from tests.support.cameras.onvif_events import EventService, RefusingService, notification
 from tests.support.cameras.toolkit import ToolkitCamera
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 
 MOTION = "tns1:RuleEngine/tns1:CellMotionDetector/Motion"
 CROSSED = "tns1:RuleEngine/LineDetector/Crossed"
@@ -96,7 +96,7 @@ def test_the_state_of_a_camera_is_known_while_it_lasts(service: EventService) ->
     wait_until("a line is crossed", events.take)
     assert not events.take()
     events.stop()
-    events.join(10.0)
+    events.join(DEADLINE_S)
     assert not events.is_alive()
 
 
@@ -112,7 +112,7 @@ def test_a_camera_that_refuses_the_login_gives_no_events(
     assert not events.take()
     assert "wrong" not in caplog.text
     events.stop()
-    events.join(10.0)
+    events.join(DEADLINE_S)
 
 
 @pytest.mark.parametrize("challenge", ["", 'Basic realm="camera"'])
@@ -124,7 +124,7 @@ def test_the_password_is_never_sent_in_the_clear(
         events.start()
         wait_until("it is logged", lambda: "no events by ONVIF" in caplog.text)
         events.stop()
-        events.join(10.0)
+        events.join(DEADLINE_S)
         camera = _query(service.url, "127.0.0.1", "Door", *LOGIN)
         assert camera.fault
         assert service.logins
@@ -139,7 +139,7 @@ def test_a_refused_login_is_not_tried_again_soon(caplog: pytest.LogCaptureFixtur
             events.start()
             wait_until("it is logged", lambda: "refuses the login" in caplog.text)
             events.stop()
-            events.join(10.0)
+            events.join(DEADLINE_S)
         n_refused = sum(login is not None for login in service.logins)
         login = Login(service.url, "other", "sword/fish")
         assert refusals.until(login) > time.monotonic() + 1000.0
@@ -166,7 +166,7 @@ def test_a_camera_that_does_not_answer_is_no_camera_without_events(
     events.start()
     wait_until("it is logged", lambda: "no events by ONVIF" in caplog.text)
     events.stop()
-    events.join(10.0)
+    events.join(DEADLINE_S)
     assert "refused" in caplog.text
     assert "advertise" not in caplog.text
 
@@ -179,7 +179,7 @@ def test_a_camera_that_answers_at_once_is_not_polled_without_a_pause() -> None:
         wait_until("it is polled three times", lambda: service.n_polls >= 3)
         assert time.monotonic() - began > 1.5
         events.stop()
-        events.join(10.0)
+        events.join(DEADLINE_S)
 
 
 def test_an_event_of_the_camera_wakes_it(tmp_path: Path, service: EventService) -> None:
