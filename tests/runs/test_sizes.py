@@ -56,7 +56,8 @@ def test_a_camera_whose_size_changes_all_the_time_costs_only_itself(tmp_path: Pa
                 return store.counters("bad").get("lost:sizes", 0) >= 2
 
             wait_until("the camera is lost twice", lost_twice)
-            assert store.counters("bad")["published"] > 30
+            # Of each connection, a busy machine may drop all frames but the newest.
+            wait_until("frames of it", lambda: store.counters("bad").get("published", 0) > 30)
             held = {name: descriptors(run.worker(name)) for name in ("ingest", "infer", "publish")}
             held["supervisor"] = descriptors(run.process.pid)
             assert max(held.values()) < 60, held

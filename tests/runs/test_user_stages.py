@@ -20,6 +20,7 @@ from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.runs import wait_until
 from tests.support.servers import server
 
+LONG = 600  # frames, 24 s: a run is stopped before, although a late stage catches up at once
 UNEVEN = [0.0, 1.5, 30.25, 59.9, 60.0, 61.0, 119.5, 240.0, 241.0, 250.0]  # seconds
 
 
@@ -169,13 +170,13 @@ def test_a_run_of_a_file_with_the_whole_graph_goes_on_with_a_short_one(
     """A file of before files lay over the defaults, then one of five lines, in one data folder:
     each frame once. The new stage, which says nothing but its class, gets what is published, too.
     """
-    footage.write_scene(folder / "slow.mkv", footage.steady(150))
+    footage.write_scene(folder / "slow.mkv", footage.steady(LONG))
     words = ("run", "slow.mkv", "--pace", "realtime", "-d", "data", "--store", store.url)
     with Command(folder, *words) as first:
         wait_until("some results", lambda: len(reader.results("slow")) >= 20)
         first.interrupt()
         assert first.wait().code == 0
-    assert 20 <= len(reader.results("slow")) < 150
+    assert 20 <= len(reader.results("slow")) < LONG
     (folder / "pipeline.toml").write_text(
         '[stages.detect]\nuse = "user_stages:Crowd"\n\n'
         '[stages.numbers]\nuse = "user_stages:Numbers"\non_lag = "wait"\n',
@@ -183,9 +184,9 @@ def test_a_run_of_a_file_with_the_whole_graph_goes_on_with_a_short_one(
     )
     ended = framegate(folder, "run", "--resume", "-d", "data", "--store", store.url)
     assert ended.code == 0, ended.err
-    reader.whole("slow", 150)
+    reader.whole("slow", LONG)
     numbers = [i for i, kind, _ in reader.entries("slow", "out:numbers") if kind == "frame"]
-    assert numbers == [f"1-{n}" for n in range(150)]
+    assert numbers == [f"1-{n}" for n in range(LONG)]
 
 
 def test_a_stage_that_raises_on_the_main_path(

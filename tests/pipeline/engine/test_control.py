@@ -36,6 +36,7 @@ from framegate.pipeline.engine.control_messages import (
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_handle import WorkerHandle
 from framegate.pipeline.telemetry.run_status import RunStatus
+from tests.support.runs import DEADLINE_S
 
 URL = "rtsp://viewer:PASSWORD@camera.example.com:554/Streaming/Channels/101?transportmode=unicast"
 
@@ -68,11 +69,9 @@ async def a_pair(
 
 
 async def until(holds: Callable[[], Any]) -> None:
-    for _ in range(2000):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("not in 20 s")
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds():
+            await asyncio.sleep(0.01)
 
 
 def test_a_worker_is_told_of_thousands_of_sources() -> None:
