@@ -188,6 +188,15 @@ class SetOptions(msgspec.Struct, frozen=True, tag=True):
     options: dict[str, Any]
 
 
+class LetGo(msgspec.Struct, frozen=True, tag=True):
+    """Close the connections of these cameras until a later message does not name them.
+
+    A slot of a fleet that cannot reach the store does so, because another host may need them.
+    """
+
+    sources: list[str]
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Stop decoding; commit the frames that are decoded."""
 
@@ -217,7 +226,9 @@ class CallReply(msgspec.Struct, frozen=True, tag=True):
     fault: str | None = None
 
 
-ToWorker = Call | CallReply | SetSources | SetModels | SetFilters | SetOptions | Drain | Stop
+ToWorker = (
+    Call | CallReply | SetSources | SetModels | SetFilters | SetOptions | LetGo | Drain | Stop
+)
 ToSupervisor = Call | CallReply | FramesKept | RecordInHand | Ready | EndPassed | Failed
 
 _encode = msgspec.json.Encoder().encode
@@ -228,6 +239,7 @@ SUPERSEDES = (
     SetModels,
     SetFilters,
     SetOptions,
+    LetGo,
     Drain,
     Stop,
 )  # replaces an unsent notice of its type

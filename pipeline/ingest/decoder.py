@@ -200,6 +200,9 @@ class DecoderThread(threading.Thread, ABC):
         self._finishing = True
         self.stop()
 
+    def let_go(self, is_let_go: bool) -> None:
+        """Close the connection of a camera, or allow it again. Any thread. A file ignores it."""
+
     def abandon(self) -> None:
         """End after the frame in hand, even if pixels are missing: another thread takes over."""
         self.stop()

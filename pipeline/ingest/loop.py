@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
@@ -92,6 +92,13 @@ class IngestLoop:
     def waiting(self) -> list[str]:
         """Return the sources whose next frame is decoded and due later. Any thread."""
         return self._agenda.waiting()
+
+    def let_go(self, names: Collection[str]) -> None:
+        """Close the connections of these cameras, and allow those of all others. Any thread."""
+        for name, feed in list(self._feeds.items()):
+            thread = feed.thread
+            if thread is not None:
+                thread.let_go(name in names)
 
     def serve(self, links: Links) -> None:
         """Work until ordered to stop, or drained. Fenced: no source is left.

@@ -28,6 +28,7 @@ RecordedSize = tuple[int, int]
 
 STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 REFUSED_FAILURES = 40  # the backoff after a refused login, as if so many attempts had failed
+LET_GO = "this host cannot reach the store, so it closed the connection for other hosts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class RecordedStream(threading.Thread):
         self._seen_since = 0.0
         self._is_followed = True  # the size that was seen
         self._stopping = False
+        self._is_let_go = False
         self._stream: PacketSource | None = None
         self._is_away: bool | None = None  # as reported
 
@@ -100,6 +102,15 @@ class RecordedStream(threading.Thread):
         if stream is not None:
             stream.abandon()
 
+    def let_go(self, is_let_go: bool) -> None:
+        """Close the connection, and open no other one until it is allowed again. Any thread."""
+        with self._changed:
+            self._is_let_go = is_let_go
+            stream = self._stream
+            self._changed.notify_all()
+        if is_let_go and stream is not None:
+            stream.abandon()
+
     def take_sound(self, until_s: float | None, epoch: int) -> tuple[tuple[SoundBlock, ...], int]:
         """Return the blocks of sound that ended by a time of an epoch's decoded frames, and the
         number of blocks that were dropped since the last call. None: all blocks.
@@ -110,7 +121,7 @@ class RecordedStream(threading.Thread):
     def run(self) -> None:
         """Connect until `stop`."""
         failures = 0
-        while not self._stopping:
+        while self._may_connect():
             began = time.monotonic()
             try:
                 self._read_to_its_end()
@@ -120,13 +131,22 @@ class RecordedStream(threading.Thread):
                 log.exception("source %s: its recorded stream failed", self._source_name)
                 fault, reason = f"damaged: it cannot be read ({type(error).__name__})", "damaged"
             else:
-                return
+                if not self._is_let_go:
+                    return
+                fault, reason = f"closed: {LET_GO}", "closed"
             is_stable = self._is_away is False and time.monotonic() - began > STABLE_S
             failures = 1 if is_stable else failures + 1
             self._note(fault)
             if reason == "permission":  # frequent attempts may lock the account
                 failures = REFUSED_FAILURES
             self._rest(failures)
+
+    def _may_connect(self) -> bool:
+        """Wait while the camera is let go; return False if stopped."""
+        with self._changed:
+            while self._is_let_go and not self._stopping:
+                self._changed.wait()
+            return not self._stopping
 
     def _read_to_its_end(self) -> None:
         """Connect and read; return if stopped. SourceFault."""

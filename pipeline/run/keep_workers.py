@@ -34,6 +34,7 @@ from framegate.pipeline.engine.control_messages import (
     EndPassed,
     Failed,
     FramesKept,
+    LetGo,
     Prepare,
     Ready,
     SetFilters,
@@ -199,6 +200,12 @@ class Workers:
         self.parked.pop(source, None)
         for worker in self._planned:
             worker.deaths.forget(source)
+
+    def let_go(self, names: list[str]) -> None:
+        """Close the connections of these cameras, and allow those of all others."""
+        for worker in self._planned:
+            if "decode" in worker.hosted:
+                worker.tell(LetGo(names))
 
     def tell_models(self) -> None:
         """Send the chosen models to all workers."""

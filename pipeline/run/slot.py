@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0  # between two looks at the plan
 HURRY_S: Final = 0.1  # the same while a source is handed over
+LET_GO_S: Final = 10.0  # a slot without its store keeps its cameras this long
 HAND_OVER_S: Final = 10.0  # a slot that is alive gets this long to finish its decoded frames
 AWAY_ERRORS: Final = (StoreLost, StoreBusy, StoreRefused)
 
@@ -91,7 +92,8 @@ class SlotFollower:
         self._waits_since: dict[str, float] = {}
         self._handing_over: dict[str, asyncio.Task[None]] = {}
         self._signed_mono = -LOOK_S
-        self._is_known = True
+        self._answered_mono = time.monotonic()  # the last answer of the store
+        self._let_go_of: set[str] = set()  # cameras that this host closed
 
     async def run(self) -> None:
         """Follow the plan until cancelled. A failure ends the run."""
@@ -99,8 +101,10 @@ class SlotFollower:
             while True:
                 try:
                     await self._look()
+                    self._answered_mono = time.monotonic()
                 except AWAY_ERRORS as error:
                     log.debug("fleet: %s", error)
+                    self._let_cameras_go()
                 pause_s = LOOK_S
                 if self._waits_since or self._handing_over:
                     pause_s = HURRY_S
@@ -127,6 +131,8 @@ class SlotFollower:
         if plan is not None:
             self._take(plan)
         wanted = self._plan.sources_of(self._slot)
+        if self._let_go_of:
+            await self._take_up(self._store, wanted)
         await self._let_go(wanted)
         await self._claim(self._store, wanted)
         await self._sign(self._store)
@@ -157,6 +163,38 @@ class SlotFollower:
         version = self._plan.version
         sign = SlotSign(self._run, socket.gethostname(), version, serves, self._refused)
         await in_thread(store.sign, self._slot, sign)
+
+    # -- cameras while the store is away
+
+    def _let_cameras_go(self) -> None:
+        """Close all cameras if the store is away for LET_GO_S: another host may need them, and many
+        cameras allow one session only.
+        """
+        names = {source.name for source in self._supervisor.sources.specs() if source.live}
+        is_due = time.monotonic() - self._answered_mono > LET_GO_S
+        if not is_due or names <= self._let_go_of:
+            return
+        self._let_go_of = names
+        log.warning(
+            "slot %s: no answer of the store for %.0f s: cameras are closed until it is back: %s",
+            self._slot,
+            LET_GO_S,
+            ", ".join(sorted(names)),
+        )
+        self._supervisor.let_go(names)
+
+    async def _take_up(self, store: FleetStore, wanted: Mapping[str, FleetSource]) -> None:
+        """Connect the closed cameras again that are still this slot's."""
+        names = sorted(self._let_go_of)
+        owners = await in_thread(store.owners, names)
+        self._let_go_of = set()
+        lost = {name for name in names if name not in wanted or owners[name].run != self._run}
+        self._supervisor.let_go(lost)
+        log.info(
+            "slot %s: the store is back; other hosts serve %s",
+            self._slot,
+            ", ".join(sorted(lost)) or "none of its cameras",
+        )
 
     # -- sources that leave
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from framegate.pipeline.contracts.errors import (
@@ -143,6 +143,10 @@ class Supervisor:
     def _check_accepts_sources(self) -> None:
         if self._draining or self._ending.code is not None:
             raise ConfigFaults(["the run is ending: it takes no more sources"])
+
+    def let_go(self, names: Collection[str]) -> None:
+        """Close the connections of these cameras, and allow those of all others."""
+        self._workers.let_go(sorted(names))
 
     async def hand_over(self, names: Sequence[str]) -> None:
         """Remove these sources like `remove`, but for another slot: the store keeps their data."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support import footage
+from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.fleets import Fleet, checked, fleet
 from tests.support.runs import wait_until
 
@@ -127,3 +128,28 @@ def test_a_slot_states_why_it_cannot_serve_a_source(tmp_path: Path) -> None:
         assert "which is no slot, owns it; stop that run" in unserved["theirs"]
         at.reader.client.hset("fg:{theirs}:own", "run", "")
         at.until("theirs", 1)
+
+
+def test_a_slot_without_its_store_lets_its_cameras_go_until_the_store_is_back(
+    tmp_path: Path,
+) -> None:
+    with (
+        fleet(tmp_path) as at,
+        ScriptedCamera(lambda: paced(100_000, 10)) as camera,
+        checked(at.url, "gate"),
+    ):
+        at.apply({"a": 2.0}, {"gate": {"url": camera.url}})
+        slot = at.start("a", "host_a")
+        at.until("gate", BEFORE)
+        at.store.kill()
+        wait_until("the camera is let go", lambda: camera.open == 0)
+        accepted = camera.accepted
+        slot.says("cameras are closed until it is back: gate")
+        at.store.start()
+        slot.says("the store is back; other hosts serve none of its cameras")
+        published = at.published("gate")
+        at.until("gate", published + BEFORE)
+        assert (camera.accepted, camera.open) == (accepted + 1, 1)
+        slot.interrupt()
+        assert slot.wait().code == 0
+        assert {result["epoch"] for result in at.reader.results("gate")} == {1, 2}

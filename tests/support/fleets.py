@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
+import redis
 
+from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import Command, Ended, Reader, framegate, user_folder
 from tests.support.runs import wait_until
 from tests.support.servers import server
@@ -19,10 +21,11 @@ from tests.support.servers import server
 class Fleet:
     """A store, a fleet.toml, and the slots that were started."""
 
-    def __init__(self, folder: Path, url: str, main: str) -> None:
+    def __init__(self, folder: Path, store: EmbeddedStore, main: str) -> None:
         self.folder = folder
-        self.url = url
-        self.reader = Reader(url)
+        self.store = store
+        self.url = store.url
+        self.reader = Reader(store.url)
         self.stack = ExitStack()
         self._main = main
         self._commands = user_folder(folder / "commands")
@@ -92,7 +95,7 @@ class Fleet:
 def fleet(folder: Path, main: str = "") -> Iterator[Fleet]:
     """A store of the test's own and a fleet on it. main: as in `user_folder`, for all slots"""
     with server(folder / "server") as store:
-        opened = Fleet(folder, store.url, main)
+        opened = Fleet(folder, store, main)
         try:
             yield opened
         finally:
@@ -119,7 +122,8 @@ class Checker:
 
     def _follow(self) -> None:
         while not self._closing.wait(0.05):
-            self._look()
+            with suppress(redis.ConnectionError):  # a test kills the store
+                self._look()
 
     def _look(self) -> None:
         for source in self._sources:
