@@ -15,7 +15,9 @@ from framegate.cli.console.arguments import (
 from framegate.cli.help import EXITS, ending
 from framegate.pipeline.client.when import TIME
 from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.read_options import from_environment
 from framegate.pipeline.config.sources import named_sources
+from framegate.pipeline.config.store import BY_NAME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.redaction import secrets_of
@@ -67,6 +69,12 @@ def register(commands: Any) -> None:
         "--slot",
         metavar="NAME",
         help="serve the sources that the plan of a fleet gives to this slot; see framegate fleet",
+    )
+    command.add_argument(
+        "--fleet-secret",
+        metavar="env:NAME",
+        help="variable with a secret of at least 16 characters, the same for all slots: a promise "
+        "then keeps its period when its source moves",
     )
 
 
@@ -161,6 +169,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         named=frozenset(named_sources(parsed.sources, opens_folders=True)),
         resume_with=_resume_with(parsed),
         slot=parsed.slot or "",
+        fleet_secret=_fleet_secret(parsed),
     )
     return run(config, options)
 
@@ -183,6 +192,29 @@ def _check_slot(parsed: argparse.Namespace, config: Config) -> None:
     faults += [f"{option}: not with --slot" for option, given in options.items() if given]
     if faults:
         raise ConfigFaults(faults)
+
+
+SECRET_LEAST = 16  # characters of the fleet's secret
+
+
+def _fleet_secret(parsed: argparse.Namespace) -> str:
+    """Return the secret of the fleet; "" without one. ConfigFaults."""
+    if parsed.fleet_secret is None:
+        return ""
+    variable = parsed.fleet_secret.removeprefix(BY_NAME)
+    if variable == parsed.fleet_secret or parsed.slot is None:
+        raise ConfigFaults(
+            ["--fleet-secret: must be env:NAME, the name of a variable, and needs --slot"]
+        )
+    secret = from_environment(variable, "--fleet-secret")
+    if len(secret) < SECRET_LEAST:
+        raise ConfigFaults(
+            [
+                f"--fleet-secret: the secret in {variable} must have at least {SECRET_LEAST} "
+                f"characters, got {len(secret)}"
+            ]
+        )
+    return secret
 
 
 def _resume_with(parsed: argparse.Namespace) -> tuple[str, ...]:

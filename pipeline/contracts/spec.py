@@ -89,6 +89,7 @@ class SourceSpec(Request, frozen=True, kw_only=True):
     record  limits of its recording; None: its packets are not recorded
     masks   areas of its pictures that are blanked before any process can read them
     continues  whether it is a file that continues where another run stopped
+    hands_over  whether `ending` is for another slot of a fleet: decode then writes no end
     """
 
     name: str
@@ -103,6 +104,7 @@ class SourceSpec(Request, frozen=True, kw_only=True):
     record: RecordSpec | None = None
     masks: tuple[Polygon, ...] = ()
     continues: bool = False
+    hands_over: bool = False
 
     def decoded(self) -> SourceSpec:
         """Return the spec of the stream that is decoded: that of `look_at`, if there is one.

@@ -153,6 +153,12 @@ class EndPassed(msgspec.Struct, frozen=True, tag=True):
     stage: str
 
 
+class Stopped(msgspec.Struct, frozen=True, tag=True):
+    """Decode has stopped for a source that is handed over, and all its frames are committed."""
+
+    source: str
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The worker ends with an error that a restart would not cure. exit: its exit code."""
 
@@ -229,7 +235,7 @@ class CallReply(msgspec.Struct, frozen=True, tag=True):
 ToWorker = (
     Call | CallReply | SetSources | SetModels | SetFilters | SetOptions | LetGo | Drain | Stop
 )
-ToSupervisor = Call | CallReply | FramesKept | RecordInHand | Ready | EndPassed | Failed
+ToSupervisor = Call | CallReply | FramesKept | RecordInHand | Ready | EndPassed | Stopped | Failed
 
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)

@@ -89,7 +89,9 @@ class DecoderLauncher:
         )
         thread = self._thread(feed, start, feed.pace_after(state))
         feed.restart(position, state, thread)
-        if feed.spec.ending:
+        if feed.spec.hands_over:
+            thread.stop()
+        elif feed.spec.ending:
             thread.finish()
         try:
             thread.start()

@@ -26,7 +26,7 @@ from framegate.pipeline.contracts.records import START, DecodeState, Position
 from framegate.pipeline.contracts.source import LAZY_PREFIX
 from framegate.pipeline.contracts.spec import TRAIL_FRAMES, SourceSpec
 from framegate.pipeline.engine.control_line import ControlLine
-from framegate.pipeline.engine.control_messages import EndPassed, Stop
+from framegate.pipeline.engine.control_messages import EndPassed, Stop, Stopped
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import REST_S, Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
@@ -144,6 +144,7 @@ class IngestSession:
         self._is_passed_on = "decode" in runner.spec.passed_on()
         self._sources: list[SourceSpec] | None = None
         self._draining = False
+        self._leaving: set[str] = set()  # sources that are handed over and not reported
         self._sent = SentCommits([], {}, {})
 
     def _hosted_readers(self, live: bool) -> list[HostedStage]:
@@ -184,6 +185,7 @@ class IngestSession:
                 self._hand_on(source, feed.gather(now, wall))
         self._run_stages()
         self._let_rest()
+        self._report_stopped()
         if not self._lost_all():
             is_busy = self._agenda.awake or not self._runner.is_idle() or self._ended()
             self._wait(0.0 if is_busy else None)
@@ -192,7 +194,7 @@ class IngestSession:
         """Return whether events of a decoder are taken. While the run drains, those of a camera
         are: it puts the frames of packets that it held.
         """
-        return feed.spec.live or not self._draining
+        return feed.spec.live or not (self._draining or feed.spec.hands_over)
 
     def _let_rest(self) -> None:
         """Let sources without work sleep, and start the waits that each of them needs."""
@@ -289,12 +291,25 @@ class IngestSession:
         for name, spec in self._runner.sources.items():
             feed = self._feeds.setdefault(name, Feed(spec, self._spec.run, self._spec.began_mono))
             is_ending = spec.ending and not feed.spec.ending
+            if spec.hands_over:
+                self._leaving.add(name)
             feed.spec = spec
             if feed.thread is None and not feed.token:
                 new.append(name)
             elif is_ending and feed.thread is not None:
-                feed.thread.finish()
+                if spec.hands_over:
+                    feed.thread.stop()
+                else:
+                    feed.thread.finish()
         return new
+
+    def _report_stopped(self) -> None:
+        """Report the sources that are handed over once their decoders have no more to commit."""
+        for source in sorted(self._leaving):
+            feed = self._feeds.get(source)
+            if feed is None or not feed.is_busy:
+                self._leaving.discard(source)
+                self._line.tell(Stopped(source))
 
     def _attach(self, sources: Iterable[str]) -> None:
         """Take tokens and continue from the store's positions, with the decoders that fit them.
@@ -368,7 +383,7 @@ class IngestSession:
         self._settle(answers)
 
     def _must_read_answers(self) -> bool:
-        if self._spec.careful or self._draining or self._sent.has_end:
+        if self._spec.careful or self._draining or self._leaving or self._sent.has_end:
             return True
         return any(
             self._may_resume(source, self._sent.pending.get(source, ()))

@@ -71,6 +71,7 @@ class RunSource(SourceConfig):
     before     the same of the model before it; None if there was no other
     since      version of the fleet's plan that gave it to this slot; 0: the run is no slot
     continues  whether it is a file that continues where another slot stopped
+    hands_over  whether it is being removed for another slot, which continues it
     """
 
     name: str
@@ -83,6 +84,7 @@ class RunSource(SourceConfig):
     before: str | None = None
     since: int = 0
     continues: bool = False
+    hands_over: bool = False
 
     def place(self) -> str:
         """Return its path or URL, without a secret."""

@@ -42,6 +42,7 @@ from framegate.pipeline.engine.control_messages import (
     SetOptions,
     SetSources,
     Stop,
+    Stopped,
     ToSupervisor,
 )
 from framegate.pipeline.run.plan import Plan, Shards, sources_for
@@ -108,6 +109,7 @@ class Workers:
 
     changed   set when the supervisor should look at the store
     shared    the shared memory of the workers
+    stopped   sources that are handed over and whose decoders have stopped
     given_up  stages of the plan that the run continues without
     parked    sources that no worker serves as long as this process lives, with the reason
     """
@@ -126,6 +128,7 @@ class Workers:
         if plan.pictures:
             pictures = MOST_PICTURES
         self.shared = SharedFiles(Path(plan.folder) / "state", pictures)
+        self.stopped: set[str] = set()
         self.given_up: set[str] = set()
         self.parked: dict[str, str] = {}
         self._plan = plan
@@ -198,6 +201,7 @@ class Workers:
         """Forget a removed source, after `tell_sources`."""
         self.shared.drop(source)
         self.parked.pop(source, None)
+        self.stopped.discard(source)
         for worker in self._planned:
             worker.deaths.forget(source)
 
@@ -448,6 +452,10 @@ class Workers:
                 self.shared.keep_frames(notice.source, notice.names)
         elif isinstance(notice, Ready):
             self._note_ready()
+        elif isinstance(notice, Stopped):
+            if any(each.name == notice.source and each.ending for each in self._sources.listed()):
+                self.stopped.add(notice.source)
+            self.changed.set()
         elif isinstance(notice, EndPassed):
             self.changed.set()
         elif isinstance(notice, Failed):

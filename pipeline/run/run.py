@@ -30,6 +30,7 @@ from framegate.pipeline.contracts.errors import (
     StoreLost,
     StoreRefused,
 )
+from framegate.pipeline.promise.secret import share_secret
 from framegate.pipeline.run.filters import filters_of, idle_filters
 from framegate.pipeline.run.folder import (
     By,
@@ -113,6 +114,8 @@ def run(config: Config, options: RunOptions) -> Exit:
         if run != known:  # before anything starts, so that a killed run can be resumed
             folder.write(run)
         token = _token(config, folder, listening)
+        if options.fleet_secret and share_secret(folder.path, options.fleet_secret):
+            log.warning("promise: the secret is that of the fleet now; open periods end")
         with _store(config, folder, listener) as (store, embedded):
             try:
                 return _run_on(

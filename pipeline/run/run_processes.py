@@ -59,6 +59,7 @@ class RunOptions:
     named        sources that the command line names, not the configuration
     resume_with  options that `--resume` needs again, because the data folder does not keep them
     slot         name of the fleet's slot that the run is; "": it is none
+    fleet_secret  secret of the fleet for the coins of a promise; "": that of the data folder
     began        in a run inside a program: called with the store's URL and the sources once results
                  may arrive. Such a run shows no progress, and ends only when it is stopped
     """
@@ -73,6 +74,7 @@ class RunOptions:
     named: frozenset[str] = frozenset()
     resume_with: tuple[str, ...] = ()
     slot: str = ""
+    fleet_secret: str = ""
     began: Callable[[str, Sequence[SourceSpec]], None] | None = None
 
 

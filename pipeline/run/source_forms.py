@@ -84,6 +84,7 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         record=config.record.of(source.name, source.live),
         masks=config.privacy.of(source.name),
         continues=source.continues,
+        hands_over=source.hands_over,
     )
 
 

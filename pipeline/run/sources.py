@@ -303,13 +303,16 @@ class RunSources:
         self._folder.write(run)
         self._run = run
 
-    def end(self, names: Collection[str]) -> None:
-        """Mark these sources as being removed. ConfigFaults if there is no such source."""
+    def end(self, names: Collection[str], hands_over: bool = False) -> None:
+        """Mark these sources as being removed. ConfigFaults if there is no such source.
+
+        hands_over  another slot of a fleet continues them
+        """
         self.check_known(names)
         sources = []
         for source in self._run.sources:
             if source.name in names:
-                source = replace(source, ending=True)
+                source = replace(source, ending=True, hands_over=hands_over)
             sources.append(source)
         self._write(sources)
 

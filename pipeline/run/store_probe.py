@@ -43,13 +43,15 @@ class ProbeResult:
     lost     sources that another run has taken over
     faults   faults of sources that ended early
     pending  stages with work, by source
-    through  sources whose last end all stages have passed
+    idle     sources whose committed frames all stages have passed
+    through  those of them whose last end is among these frames
     passed   whether all stages have passed all frames that are or will be decoded
     """
 
     lost: list[str]
     faults: dict[str, str] = field(default_factory=dict)
     pending: dict[str, set[str]] = field(default_factory=dict)
+    idle: set[str] = field(default_factory=set)
     through: set[str] = field(default_factory=set)
     passed: bool = True
 
@@ -129,6 +131,8 @@ class StoreProbe:
             result.pending[source.name] = pending_stages(stages, source, at, is_decoded)
             if not has_passed or not (draining or is_decoded):
                 result.passed = False
+            if has_passed:
+                result.idle.add(source.name)
             if is_decoded and has_passed:
                 result.through.add(source.name)
         return result

@@ -151,15 +151,15 @@ class Supervisor:
     async def hand_over(self, names: Sequence[str]) -> None:
         """Remove these sources like `remove`, but for another slot: the store keeps their data."""
         self._handed_over |= set(names)
-        await self.remove(names)
+        await self.remove(names, hands_over=True)
 
-    async def remove(self, names: Sequence[str]) -> None:
+    async def remove(self, names: Sequence[str], hands_over: bool = False) -> None:
         """Stop decoding these sources, finish their decoded frames, and release them.
 
-        ConfigFaults if there is no such source.
+        ConfigFaults if there is no such source. hands_over: see `hand_over`
         """
         async with self._changing:
-            await in_thread(self.sources.end, names)
+            await in_thread(self.sources.end, names, hands_over)
             removed = [self._removed.setdefault(name, asyncio.Event()) for name in names]
             self._workers.tell_sources(decoders_only=True)
             unserved = {*self.sources.lost(), *self.sources.parked()}
@@ -320,6 +320,7 @@ class Supervisor:
         # then does the probe see the last frames; afterwards we act only on the sources that are
         # still the same as those that it saw.
         was_drained = self._workers.drained
+        stopped = set(self._workers.stopped)
         specs = self.sources.specs()
         given_up = sorted(self._workers.given_up)
         checks_store = ticks % SAME_STORE_TICKS == 0
@@ -334,7 +335,7 @@ class Supervisor:
             for name in sorted(probe.through & same):
                 self._workers.shared.end(name)
             removed = {spec.name for spec in now if spec.ending and spec.name in same}
-            removed &= {*probe.through, *probe.lost}
+            removed &= {*probe.through, *probe.lost} | (stopped & probe.idle)
             is_all_done = probe.passed and len(same) == len(now)
             may_end = not self.sources.stays
             if self._draining:

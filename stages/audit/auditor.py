@@ -8,6 +8,7 @@ result).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -37,6 +38,8 @@ from framegate.stages.audit.open_audits import (
     seen_in,
 )
 from framegate.stages.detections import Detections
+
+log = logging.getLogger(__name__)
 
 _LAG: Final = 16  # frames after which a file waits for an audit
 _PATIENCE_S: Final = 30.0  # after which a camera's audit without an answer is lost
@@ -137,6 +140,13 @@ class Auditor:
         is_same = state.policy == policy and state.coin == self._coin(source, state.now)
         if is_same and period.is_under(state.now, self.promise):
             return state
+        if state.coin and state.coin != self._coin(source, state.now):
+            log.warning(
+                "source %s: period %d ends without a certificate: its coin is of another data "
+                "folder; the slots of a fleet keep it with --fleet-secret",
+                source,
+                state.now.number,
+            )
         now = period.following(state.now, self.promise)
         return AuditState(
             now,

@@ -52,6 +52,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
             "fleet",
             "heavy",
             "ingest",
+            "promise",
             "review",
             "shared_memory",
             "sinks",

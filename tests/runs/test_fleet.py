@@ -12,7 +12,7 @@ from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.fleets import Fleet, checked, fleet
 from tests.support.runs import wait_until
 
-FRAMES = 200
+FRAMES = 1000  # 40 s
 BEFORE = 20  # results before something happens
 TAKEN_OVER = 75
 SLOTS = {"a": 2.0, "b": 2.0}
@@ -99,9 +99,11 @@ def test_a_planned_move_and_a_drain_lose_no_frame_and_end_no_slot(tmp_path: Path
             b.says("slot b: version 2 of the fleet gives it no source")
             at.does("move", "one", "b")
             wait_until("b has it", lambda: "(slot b," in at.owner("one"))
-            at.until("one", 2 * BEFORE)
+            moved = at.published("one")
+            at.until("one", moved + BEFORE)
             at.does("drain", "b")
             wait_until("a has it again", lambda: "(slot a," in at.owner("one"))
+            assert moved < at.published("one") < FRAMES, "each move was in the middle of the file"
             whole(at, "one", "two")
             for slot in (a, b):
                 slot.interrupt()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.promise.secret import secret_of
+from framegate.pipeline.promise.secret import secret_of, share_secret
 
 
 def test_threads_that_need_it_at_once_get_the_same_secret(tmp_path: Path) -> None:
@@ -37,3 +37,17 @@ def test_only_its_owner_reads_it_and_a_damaged_one_is_refused(tmp_path: Path) ->
     path.write_bytes(b"short")
     with pytest.raises(ConfigFaults, match=r"promise\.secret has 5 bytes; must be 32"):
         secret_of(tmp_path)
+
+
+def test_all_hosts_of_a_fleet_derive_the_same_secret(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    secret_of(two)
+    assert not share_secret(one, "a secret of the fleet")
+    assert share_secret(two, "a secret of the fleet"), "it replaces the one that was there"
+    assert not share_secret(two, "a secret of the fleet")
+    assert secret_of(one) == secret_of(two)
+    assert b"fleet" not in secret_of(one)
+    assert share_secret(one, "another secret")
+    assert secret_of(one) != secret_of(two)

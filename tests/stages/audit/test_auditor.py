@@ -19,6 +19,7 @@ from framegate.pipeline.contracts.stage import WAITS, Item
 from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise.certificate import Certificate, verify
 from framegate.pipeline.promise.period import Promise
+from framegate.pipeline.promise.secret import share_secret
 from framegate.stages.audit.open_audits import differs
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
@@ -206,6 +207,30 @@ def test_pixels_that_went_with_the_machine_are_a_lost_audit(tmp_path: Path) -> N
     assert words is not None
     [closed] = certificates([], words)
     assert (closed.lost, closed.caught) == (1, 1)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_source_that_moves_keeps_its_period_with_the_secret_of_the_fleet(
+    tmp_path: Path, is_shared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without it the open period gets no certificate, and the log says so."""
+    terms = Promise("counts", alpha=0.5, frames=50)  # audits that are open at the move are lost
+    secrets = ["the secret of a fleet", "another secret here"]
+    states: dict[str, EscalateState] = dict(NEW)
+    found: list[Certificate] = []
+    for host, seqs in enumerate((range(30), range(30, 60))):
+        folder = tmp_path / f"host{host}"
+        folder.mkdir()
+        share_secret(folder, secrets[0 if is_shared else host])
+        stage = escalate(folder, ToldPlace(agrees), terms, doubt=NEVER)
+        said, states = run(stage, [frame(seq) for seq in seqs], states)
+        if host == 1:
+            found = certificates(said, ended(stage, states))
+        stage.close()
+    periods = [(1, 50), (2, 10)] if is_shared else [(2, 30)]
+    assert [(each.period, each.served) for each in found] == periods
+    assert [verify(each) for each in found] == [[]] * len(found)
+    assert ("period 1 ends without a certificate" in caplog.text) is not is_shared
 
 
 def test_failed_frames_count_as_wrong(tmp_path: Path) -> None:
