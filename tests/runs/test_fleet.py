@@ -11,6 +11,7 @@ from tests.support import footage
 from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.fleets import Fleet, checked, fleet
 from tests.support.runs import wait_until
+from tests.support.webhooks import SINK, receiving
 
 FRAMES = 1000  # 40 s
 BEFORE = 20  # results before something happens
@@ -18,20 +19,20 @@ TAKEN_OVER = 75
 SLOTS = {"a": 2.0, "b": 2.0}
 
 
-def files(at: Fleet, *names: str) -> dict[str, dict[str, object]]:
+def files(at: Fleet, *names: str, frames: int = FRAMES) -> dict[str, dict[str, object]]:
     """Files on storage that all slots share, at the pace of their time stamps."""
     clip = at.folder / "clip.mp4"
     if not clip.exists():
-        footage.write_scene(clip, footage.steady(FRAMES))
+        footage.write_scene(clip, footage.steady(frames))
     return {name: {"url": str(clip), "pace": "realtime", "cost": 0.5} for name in names}
 
 
-def whole(at: Fleet, *names: str) -> None:
+def whole(at: Fleet, *names: str, frames: int = FRAMES) -> None:
     """Each file is published to its end, each frame once, in its first epoch, with its content."""
     for name in names:
         wait_until(f"{name} has ended", lambda name=name: at.ended(name))
-        results = at.reader.whole(name, FRAMES)
-        assert [len(result["objects"]) - 1 for result in results] == [n % 3 for n in range(FRAMES)]
+        results = at.reader.whole(name, frames)
+        assert [len(result["objects"]) - 1 for result in results] == [n % 3 for n in range(frames)]
         assert {result["outcome"] for result in results} == {"detected"}
 
 
@@ -155,3 +156,60 @@ def test_a_slot_without_its_store_lets_its_cameras_go_until_the_store_is_back(
         slot.interrupt()
         assert slot.wait().code == 0
         assert {result["epoch"] for result in at.reader.results("gate")} == {1, 2}
+
+
+VISITS = '[stages.events]\nuse = "user_stages:Visits"\ninput = "cache"\non_lag = "wait"\n'
+
+
+def test_episodes_and_sinks_continue_where_their_source_does(tmp_path: Path) -> None:
+    """A visit begins at each fourth frame and ends two frames later: each is told once, in order.
+
+    Its sink may repeat a message, with the same id and words.
+    """
+    frames = 300
+    expected = []
+    for seq in range(0, frames, 4):
+        expected += [f"gate/visitor/1-{seq}/0/start", f"gate/visitor/1-{seq}/0/end"]
+    with receiving() as receiver, fleet(tmp_path, SINK + VISITS) as at:
+        at.apply({"a": 2.0}, files(at, "gate", frames=frames))
+        with checked(at.url, "gate"):
+            first = at.start("a", "host_1")
+            wait_until("something is told", lambda: len(receiver.taken) > 4)
+            first.kill()
+            at.start("a", "host_2")
+            whole(at, "gate", frames=frames)
+            wait_until("all is told", lambda: expected[-1] in receiver.ids())
+    words: dict[str, object] = {}
+    for posted in receiver.taken:
+        assert words.setdefault(posted.id, posted.event) == posted.event
+    assert list(words) == expected
+
+
+def test_a_camera_moves_with_one_session_and_each_frame_is_accounted_for(tmp_path: Path) -> None:
+    """By plan, then by the death of its slot: each time a new epoch, and never two sessions."""
+    with (
+        fleet(tmp_path) as at,
+        ScriptedCamera(lambda: paced(100_000, 10)) as camera,
+        checked(at.url, "gate"),
+    ):
+        at.apply(SLOTS, {"gate": {"url": camera.url}})
+        slots = {name: at.start(name, f"host_{name}") for name in SLOTS}
+        at.until("gate", BEFORE)
+        here = at.slot_of("gate")
+        [there] = SLOTS.keys() - {here}
+        at.does("move", "gate", there)
+        wait_until("it has moved", lambda: f"(slot {there}," in at.owner("gate"))
+        moved = at.published("gate")
+        at.until("gate", moved + BEFORE)
+        assert camera.open == 1
+        slots[there].kill()
+        killed = at.published("gate")
+        again = at.start(there, "host_c")
+        at.until("gate", killed + BEFORE)
+        for slot in (slots[here], again):
+            slot.interrupt()
+            assert slot.wait().code == 0
+        assert camera.accepted == 3
+        results = at.reader.results("gate")
+        assert {result["epoch"] for result in results} == {1, 2, 3}
+        assert {result["outcome"] for result in results if result["epoch"] < 3} == {"detected"}

@@ -21,13 +21,13 @@ from tests.support.servers import server
 class Fleet:
     """A store, a fleet.toml, and the slots that were started."""
 
-    def __init__(self, folder: Path, store: EmbeddedStore, main: str) -> None:
+    def __init__(self, folder: Path, store: EmbeddedStore, more: str) -> None:
         self.folder = folder
         self.store = store
         self.url = store.url
         self.reader = Reader(store.url)
         self.stack = ExitStack()
-        self._main = main
+        self._more = more
         self._commands = user_folder(folder / "commands")
 
     def apply(self, slots: Mapping[str, float], sources: Mapping[str, Mapping[str, Any]]) -> Ended:
@@ -57,7 +57,7 @@ class Fleet:
         """Start a slot as on a host of that name: in a folder of its own."""
         folder = self.folder / host
         if not folder.exists():
-            user_folder(folder, main=self._main)
+            user_folder(folder, more=self._more)
         words = ("--slot", slot, "-d", "data", "--store", self.url, "--http", "off")
         return self.stack.enter_context(Command(folder, "run", *words))
 
@@ -92,10 +92,10 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, main: str = "") -> Iterator[Fleet]:
-    """A store of the test's own and a fleet on it. main: as in `user_folder`, for all slots"""
+def fleet(folder: Path, more: str = "") -> Iterator[Fleet]:
+    """A store of the test's own and a fleet on it. more: as in `user_folder`, for all slots"""
     with server(folder / "server") as store:
-        opened = Fleet(folder, store, main)
+        opened = Fleet(folder, store, more)
         try:
             yield opened
         finally:
