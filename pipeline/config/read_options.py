@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -41,7 +42,7 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     """
     before = len(faults)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for key in table:
         if key not in fields:
             faults.append(f"{path}{key}: unknown key; {_known_keys(key, fields, hints)}")
@@ -60,6 +61,10 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     if together:
         return None
     return read
+
+
+# A fleet has thousands of tables of one kind.
+_hints = functools.cache(get_type_hints)
 
 
 def read_named(

@@ -5,12 +5,15 @@ The hosts are processes of this host with folders of their own, joined by the lo
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from tests.support import footage
 from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.fleets import Fleet, checked, fleet
+from tests.support.links import Link
 from tests.support.runs import wait_until
+from tests.support.shaping import Shape
 from tests.support.webhooks import SINK, receiving
 
 FRAMES = 1000  # 40 s
@@ -213,3 +216,33 @@ def test_a_camera_moves_with_one_session_and_each_frame_is_accounted_for(tmp_pat
         results = at.reader.results("gate")
         assert {result["epoch"] for result in results} == {1, 2, 3}
         assert {result["outcome"] for result in results if result["epoch"] < 3} == {"detected"}
+
+
+def test_a_slot_that_is_cut_from_the_store_writes_nothing_late_after_the_heal(
+    tmp_path: Path,
+) -> None:
+    """Its successor serves a file and a camera meanwhile; both had one writer at each moment."""
+    with (
+        fleet(tmp_path) as at,
+        closing(Link("loopback, cut by a proxy in user space")) as between,
+        ScriptedCamera(lambda: paced(100_000, 10)) as camera,
+        checked(at.url, "gate", "file"),
+    ):
+        at.apply({"a": 2.0}, {"gate": {"url": camera.url}, **files(at, "file")})
+        url = f"redis://{between.expose('near', str(at.store.socket))}"
+        older = at.start("a", "host_1", url)
+        at.until("gate", BEFORE)
+        between.cut()
+        older.says("cameras are closed until it is back: gate")
+        wait_until("the camera is let go", lambda: camera.open == 0)
+        newer = at.start("a", "host_2")
+        results = at.published("gate")
+        at.until("gate", results + BEFORE)
+        assert camera.open == 1
+        between.take(Shape())
+        assert older.wait().code == TAKEN_OVER
+        whole(at, "file")
+        assert camera.open == 1
+        newer.interrupt()
+        assert newer.wait().code == 0
+        assert at.reader.client.hget("fg:{gate}:own", "generation") == b"2"
