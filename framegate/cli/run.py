@@ -65,6 +65,11 @@ def register(commands: Any) -> None:
         action="store_true",
         help="take over sources from another run; a run that lost a source does not take it back",
     )
+    _add_slot(command)
+
+
+def _add_slot(command: argparse.ArgumentParser) -> None:
+    """Add the options of a slot of a fleet."""
     command.add_argument(
         "--slot",
         metavar="NAME",

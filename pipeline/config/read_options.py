@@ -23,7 +23,7 @@ import math
 import os
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -63,8 +63,9 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     return read
 
 
-# A fleet has thousands of tables of one kind.
-_hints = functools.cache(get_type_hints)
+@functools.cache  # a fleet has thousands of tables of one kind
+def _hints(kind: Hashable) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def read_named(
