@@ -23,7 +23,7 @@ import math
 import os
 import re
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -42,7 +42,7 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     """
     before = len(faults)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
             faults.append(f"{path}{key}: unknown key; {_known_keys(key, fields, hints)}")
@@ -64,7 +64,7 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
 
 
 @functools.cache  # a fleet has thousands of tables of one kind
-def _hints(kind: Hashable) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
