@@ -1,8 +1,9 @@
 """The numbers of a visit, and a trained likeness: how much a visit is like some marked ones.
 
-Few examples want few numbers: the place, way, size, speed, colours and class of a visit are NUMBERS
-numbers. A likeness has a weight for each of them, fits one line of text, and is part of the rule
-that uses it. So the same visits have the same likeness in a run, in a replay and on every host.
+Few examples want few numbers: the place, way, size, speed, colours, class and sounds of a visit are
+NUMBERS numbers. A likeness has a weight for each of them, fits one line of text, and is part of the
+rule that uses it. So the same visits have the same likeness in a run, in a replay and on every
+host.
 """
 
 from __future__ import annotations
@@ -21,12 +22,51 @@ from framegate.pipeline.contracts.visits import Colour, PathPoint, Visit
 MIN_MARKS: Final = 5
 COLOURS: Final[tuple[str, ...]] = get_args(Colour)
 KINDS: Final = ("person", "bicycle", "car", "motorcycle", "bus", "truck")
+SOUNDS: Final[dict[str, tuple[str, ...]]] = {
+    "voice": (
+        "Speech", "Child speech, kid speaking", "Conversation", "Shout", "Yell",
+        "Children shouting", "Screaming", "Laughter", "Chatter", "Crowd",
+        "Hubbub, speech noise, speech babble",
+    ),
+    "cry": ("Crying, sobbing", "Baby cry, infant cry", "Whimper", "Wail, moan"),
+    "dog": ("Dog", "Bark", "Yip", "Howl", "Bow-wow", "Growling", "Whimper (dog)"),
+    "animal": (
+        "Cat", "Meow", "Caterwaul", "Horse", "Neigh, whinny", "Cattle, bovinae", "Moo", "Pig",
+        "Oink", "Goat", "Bleat", "Sheep", "Fowl", "Chicken, rooster", "Cluck",
+        "Crowing, cock-a-doodle-doo",
+        "Duck", "Quack", "Goose", "Bird", "Bird vocalization, bird call, bird song", "Crow", "Caw",
+    ),
+    "vehicle": (
+        "Vehicle", "Motor vehicle (road)", "Car", "Car passing by", "Truck", "Bus", "Motorcycle",
+        "Traffic noise, roadway noise", "Train", "Engine", "Medium engine (mid frequency)",
+        "Heavy engine (low frequency)", "Engine starting", "Idling", "Accelerating, revving, vroom",
+        "Aircraft", "Helicopter",
+    ),
+    "alarm": (
+        "Alarm", "Car alarm", "Fire alarm", "Smoke detector, smoke alarm", "Siren",
+        "Civil defense siren", "Police car (siren)", "Ambulance (siren)",
+        "Fire engine, fire truck (siren)", "Emergency vehicle", "Buzzer", "Doorbell",
+        "Vehicle horn, car horn, honking", "Air horn, truck horn", "Reversing beeps",
+    ),
+    "tool": (
+        "Tools", "Hammer", "Jackhammer", "Sawing", "Power tool", "Drill", "Chainsaw", "Lawn mower",
+        "Light engine (high frequency)",
+    ),
+    "impact": (
+        "Glass", "Shatter", "Breaking", "Smash, crash", "Bang", "Slam", "Knock", "Thump, thud",
+        "Gunshot, gunfire", "Explosion", "Fireworks", "Firecracker",
+    ),
+}  # fmt: skip
+"""Kinds of sounds, each with the labels of AudioSet that belong to it."""
+
 _SHAPE: Final = (
     "begin_x", "begin_y", "end_x", "end_y", "middle_x", "middle_y", "move_x", "move_y", "heading_x",
     "heading_y", "offset", "straight", "seconds", "stood", "stops", "speed", "width", "height",
     "aspect", "score",
 )  # fmt: skip
-NAMES: Final[tuple[str, ...]] = (*_SHAPE, *COLOURS, *KINDS)
+NAMES: Final[tuple[str, ...]] = (
+    *_SHAPE, *COLOURS, *KINDS, *(f"heard_{kind}" for kind in SOUNDS),
+)  # fmt: skip
 NUMBERS: Final = len(NAMES)
 _STAYS: Final = 0.02  # parts of the picture; an object that moves by less has no heading
 _MAX_STOPS: Final = 3
@@ -34,7 +74,7 @@ _TINY: Final = 1e-3
 PLACES: Final = ("begin_x", "begin_y", "end_x", "end_y", "middle_x", "middle_y")
 MIDDLE: Final = 0.5  # each of PLACES, for a visit without a path
 _NO_PATH: Final = (PathPoint(0.0, MIDDLE, MIDDLE),)
-_MARK: Final = "like1:"
+_MARK: Final = "like2:"
 _PACKED: Final = struct.Struct(f"<2H{NUMBERS + 1}f")
 
 
@@ -76,7 +116,8 @@ def numbers_of(visit: Visit) -> tuple[float, ...]:
     shares: dict[str, float] = dict(visit.colours.items())
     colours = [shares.get(name, 0.0) for name in COLOURS]
     kinds = [float(visit.label == kind) for kind in KINDS]
-    return (*shape, *colours, *kinds)
+    sounds = [float(not set(labels).isdisjoint(visit.sounds)) for labels in SOUNDS.values()]
+    return (*shape, *colours, *kinds, *sounds)
 
 
 class Likeness(msgspec.Struct, frozen=True):

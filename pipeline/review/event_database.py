@@ -14,7 +14,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 from framegate.pipeline.review.visit_rows import restore_searched
 
 FILE: Final = "events.db"  # in the data folder
-VERSION: Final = 6
+VERSION: Final = 7
 BUSY_S: Final = 10.0  # for which a writer waits for another
 LONG_S: Final = 3600.0  # a longer episode is in the index `long`
 
@@ -158,8 +158,13 @@ DROP TABLE former_mark;
 streams have no such visits any more, and `restore_searched` makes their rows of `searched`.
 """
 
-FROM_5: Final = "ALTER TABLE picture ADD COLUMN is_blurred INTEGER NOT NULL DEFAULT 0"
-"""The statement that brings a database of version 5, which no release wrote, to the present one."""
+FROM_6: Final = "DELETE FROM searched"
+"""The statement after which `restore_searched` makes the numbers of all visits again: those of
+version 6, which no release wrote, had no sounds.
+"""
+
+FROM_5: Final = f"ALTER TABLE picture ADD COLUMN is_blurred INTEGER NOT NULL DEFAULT 0;\n{FROM_6}"
+"""Statements that bring a database of version 5, which no release wrote, to the present one."""
 
 FROM_3: Final = f"""
 ALTER TABLE episode ADD COLUMN muted TEXT;
@@ -255,9 +260,11 @@ def upgrade(database: sqlite3.Connection) -> int:
         script = FROM_4
     elif version == 5:
         script = FROM_5
+    elif version == 6:
+        script = FROM_6
     for statement in script.split(";\n"):
         database.execute(statement)
-    if version == 4:
+    if version >= 4:
         restore_searched(database)
     database.execute(f"PRAGMA user_version = {VERSION}")
     return version

@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from framegate.models.sound.yamnet import labels
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.likeness import (
     NAMES,
     NUMBERS,
+    SOUNDS,
     Likeness,
     LikenessInvalid,
     numbers_of,
@@ -70,8 +72,30 @@ def test_numbers_by_hand() -> None:
     assert numbers["aspect"] == pytest.approx(math.log(0.05 / 0.2))
     assert (numbers["red"], numbers["black"], numbers["white"]) == (0.6, 0.3, 0.0)
     assert (numbers["person"], numbers["car"]) == (1.0, 0.0)
+    assert (numbers["heard_dog"], numbers["heard_alarm"]) == (0.0, 0.0)
+    heard = msgspec.structs.replace(there, sounds=("Bark", "Whimper (dog)", "Silence"))
+    sounds = dict(zip(NAMES, numbers_of(heard), strict=True))
+    assert {name for name in NAMES if sounds[name] != numbers[name]} == {"heard_dog"}
     lost = msgspec.structs.replace(there, path=(), size=(0.0, 0.0), speed=0.0)
     assert all(map(math.isfinite, numbers_of(lost)))
+
+
+def test_sounds_have_names_of_the_network() -> None:
+    named = [label for names in SOUNDS.values() for label in names]
+    assert set(named) <= set(labels())
+    assert len(set(named)) == len(named)
+
+
+def test_marks_with_a_bark_find_others_with_a_bark() -> None:
+    """The same cars to the right, and a dog barks during half of them."""
+    visits = [
+        msgspec.structs.replace(each, sounds=("Dog", "Bark") * (n % 8 == 0))
+        for n, each in enumerate(street())
+    ]
+    table = table_of(visits)
+    strength = by_likeness(table, fit(table, [0, 8, 16, 24, 32], [4, 12, 20]))
+    others = [n for n in range(0, 40, 4) if n % 8]
+    assert strength[[0, 8, 16, 24, 32]].min() > strength[others].max()
 
 
 def test_its_text_is_one_line_and_exact() -> None:
@@ -84,7 +108,7 @@ def test_its_text_is_one_line_and_exact() -> None:
     assert len(text) < 260
 
 
-@pytest.mark.parametrize("text", ["", "like1:", "like1:AAAA", "like2:AAAA", "like1:???"])
+@pytest.mark.parametrize("text", ["", "like2:", "like2:AAAA", "like3:AAAA", "like2:???"])
 def test_what_is_no_likeness_is_refused(text: str) -> None:
     with pytest.raises(LikenessInvalid):
         Likeness.read(text)

@@ -106,7 +106,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "events.rules.NAME.closer_m": 2.0,
     "events.rules.NAME.ttc_s": 2.0,
     "events.rules.NAME.state": "lost",
-    "events.rules.NAME.like": "like1:BQAAAAAAAAAA...",
+    "events.rules.NAME.like": "like2:BQAAAAAAAAAA...",
     "events.rules.NAME.schedule": ["22:00-06:00"],
     "events.rules.NAME.after.rule": "arrival",
     "filters.NAME.sources": ["entrance"],

@@ -258,3 +258,18 @@ def test_an_upgrade_keeps_visits_and_marks(
         with caplog.at_level("INFO"):
             Projection(file).close()
     assert caplog.text.count("20 visits and 2 marks") == 1
+
+
+def test_an_upgrade_makes_the_numbers_of_visits_again(tmp_path: Path) -> None:
+    file = tmp_path / FILE
+    projection = Projection(file)
+    projection.take([entry(100, START, *range(1, 21))])
+    projection.close()
+    with closing(sqlite3.connect(file)) as database:
+        rows = database.execute("SELECT * FROM searched ORDER BY number").fetchall()
+        database.execute("UPDATE searched SET numbers = substr(numbers, 1, 148)")  # 37, as before
+        database.execute("PRAGMA user_version = 6")
+        database.commit()
+    Projection(file).close()
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("SELECT * FROM searched ORDER BY number").fetchall() == rows
