@@ -94,7 +94,7 @@ def test_what_is_no_such_rule_is_refused(asker: Asker) -> None:
     digest = asker.see()["digest"]
     assert asker.switch(LIKE, digest, origin="http://elsewhere").status_code == 403
     for marks, like, fault in (
-        ("van", "like1:x", "cannot be read"),
+        ("van", "like2:x", "cannot be read"),
         ("a b", LIKE, "cannot name a rule"),
         ("dark", LIKE, "has a rule dark"),
         ("dark", None, "has a rule dark"),
