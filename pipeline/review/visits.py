@@ -292,7 +292,7 @@ def try_rule(index: VisitIndex, database: sqlite3.Connection, name: str) -> Rule
 def _without_path(rowids: RowIds, table: VisitTable, database: sqlite3.Connection) -> VisitRows:
     """Return the rows of the visits without a path.
 
-    Only those that seem to stand in the middle of the picture are read from the database.
+    Only those with the numbers of such a visit are read from the database.
     """
     place = np.stack([table.number(name) for name in PLACES])
     rows = np.flatnonzero((place == MIDDLE).all(axis=0))

@@ -115,7 +115,9 @@ def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str, tmp_path: 
         assert Likeness.read(rule["like"]).marks == (5, 1)
         _switch_on_and_off(seen, tmp_path / "pipeline.toml", rule)
         seen.page.select_option("#span", "")
-        box = seen.page.locator("#still").bounding_box()
+        still = seen.page.locator("#still")
+        still.scroll_into_view_if_needed()
+        box = still.bounding_box()
         seen.page.mouse.move(box["x"] + 1, box["y"] + 1)
         seen.page.mouse.down()
         seen.page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.2)
@@ -147,8 +149,7 @@ def _switch_on_and_off(seen: Visit, file: Path, rule: dict[str, Any]) -> None:
     seen.page.click("#on")
     seen.until("document.querySelector('#fault').innerText.includes('changed meanwhile')")
     assert file.read_text(encoding="utf-8") == text + "# another editor\n"
-    seen.page.click("#rule")
-    seen.until("document.querySelector('#fault').hidden")
+    seen.until("!document.querySelector('#off').disabled")  # it has read the file again
     seen.page.click("#off")
     seen.until("document.querySelector('#state').innerText.startsWith('It is off')")
     assert file.read_text(encoding="utf-8") == CONFIG + "\n# another editor\n"
