@@ -108,7 +108,7 @@ LONGEST = (
     "runs/test_user_stages.py", "runs/test_events_runs.py", "runs/test_sinks.py",
     "runs/test_privacy_runs.py", "web/test_http.py", "examples/test_examples.py",
     "runs/test_review_run.py", "repo/test_plain_code.py", "repo/test_architecture.py",
-    "models/detector/test_devices.py",
+    "runs/test_fleet.py", "models/detector/test_devices.py",
     "stages/learning/test_later_footage.py", "cli/test_check.py", "runs/test_interrupt.py",
     "runs/test_swaps.py", "stages/detect/test_detect.py", "runs/test_faults.py",
     "runs/test_killed_starts.py", "runs/test_fsck.py", "pipeline/recording/test_failed_writes.py",

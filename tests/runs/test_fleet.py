@@ -8,6 +8,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.support import footage
 from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.fleets import Fleet, checked, fleet
@@ -16,9 +18,10 @@ from tests.support.runs import wait_until
 from tests.support.shaping import Shape
 from tests.support.webhooks import SINK, receiving
 
-FRAMES = 1000  # 40 s
+FRAMES = 300  # 12 s
 BEFORE = 20  # results before something happens
 TAKEN_OVER = 75
+PASSWORD = "planted-in-a-url"
 SLOTS = {"a": 2.0, "b": 2.0}
 
 
@@ -93,12 +96,13 @@ def test_of_two_instances_of_a_slot_the_older_ends_and_no_late_result_gets_throu
 
 def test_a_planned_move_and_a_drain_lose_no_frame_and_end_no_slot(tmp_path: Path) -> None:
     """Also back to the slot that had the source before."""
+    frames = 1000  # 40 s, so that each command comes in the middle of the file
     with fleet(tmp_path) as at:
-        at.apply({"a": 2.0}, files(at, "one", "two"))
+        at.apply({"a": 2.0}, files(at, "one", "two", frames=frames))
         with checked(at.url, "one", "two"):
             a = at.start("a", "host_a")
             at.until("one", BEFORE)
-            at.apply(SLOTS, files(at, "one", "two"))
+            at.apply(SLOTS, files(at, "one", "two", frames=frames))
             b = at.start("b", "host_b")
             b.says("slot b: version 2 of the fleet gives it no source")
             at.does("move", "one", "b")
@@ -107,8 +111,8 @@ def test_a_planned_move_and_a_drain_lose_no_frame_and_end_no_slot(tmp_path: Path
             at.until("one", moved + BEFORE)
             at.does("drain", "b")
             wait_until("a has it again", lambda: "(slot a," in at.owner("one"))
-            assert moved < at.published("one") < FRAMES, "each move was in the middle of the file"
-            whole(at, "one", "two")
+            assert moved < at.published("one") < frames, "each move was in the middle of the file"
+            whole(at, "one", "two", frames=frames)
             for slot in (a, b):
                 slot.interrupt()
                 assert slot.wait().code == 0
@@ -169,18 +173,17 @@ def test_episodes_and_sinks_continue_where_their_source_does(tmp_path: Path) -> 
 
     Its sink may repeat a message, with the same id and words.
     """
-    frames = 300
     expected = []
-    for seq in range(0, frames, 4):
+    for seq in range(0, FRAMES, 4):
         expected += [f"gate/visitor/1-{seq}/0/start", f"gate/visitor/1-{seq}/0/end"]
     with receiving() as receiver, fleet(tmp_path, SINK + VISITS) as at:
-        at.apply({"a": 2.0}, files(at, "gate", frames=frames))
+        at.apply({"a": 2.0}, files(at, "gate"))
         with checked(at.url, "gate"):
             first = at.start("a", "host_1")
             wait_until("something is told", lambda: len(receiver.taken) > 4)
             first.kill()
             at.start("a", "host_2")
-            whole(at, "gate", frames=frames)
+            whole(at, "gate")
             wait_until("all is told", lambda: expected[-1] in receiver.ids())
     words: dict[str, object] = {}
     for posted in receiver.taken:
@@ -188,14 +191,20 @@ def test_episodes_and_sinks_continue_where_their_source_does(tmp_path: Path) -> 
     assert list(words) == expected
 
 
-def test_a_camera_moves_with_one_session_and_each_frame_is_accounted_for(tmp_path: Path) -> None:
-    """By plan, then by the death of its slot: each time a new epoch, and never two sessions."""
+def test_a_camera_moves_with_one_session_and_each_frame_is_accounted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By plan, then by the death of its slot: each time a new epoch, and never two sessions.
+
+    Its password stays in the environment of the slots.
+    """
     with (
         fleet(tmp_path) as at,
         ScriptedCamera(lambda: paced(100_000, 10)) as camera,
         checked(at.url, "gate"),
     ):
-        at.apply(SLOTS, {"gate": {"url": camera.url}})
+        monkeypatch.setenv("GATE_URL", camera.url.replace("//", f"//viewer:{PASSWORD}@"))
+        at.apply(SLOTS, {"gate": {"url_env": "GATE_URL"}})
         slots = {name: at.start(name, f"host_{name}") for name in SLOTS}
         at.until("gate", BEFORE)
         here = at.slot_of("gate")
@@ -205,6 +214,7 @@ def test_a_camera_moves_with_one_session_and_each_frame_is_accounted_for(tmp_pat
         moved = at.published("gate")
         at.until("gate", moved + BEFORE)
         assert camera.open == 1
+        assert PASSWORD not in at.everything()
         slots[there].kill()
         killed = at.published("gate")
         again = at.start(there, "host_c")
@@ -213,6 +223,7 @@ def test_a_camera_moves_with_one_session_and_each_frame_is_accounted_for(tmp_pat
             slot.interrupt()
             assert slot.wait().code == 0
         assert camera.accepted == 3
+        assert PASSWORD not in at.everything()
         results = at.reader.results("gate")
         assert {result["epoch"] for result in results} == {1, 2, 3}
         assert {result["outcome"] for result in results if result["epoch"] < 3} == {"detected"}

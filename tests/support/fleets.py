@@ -88,6 +88,19 @@ class Fleet:
             return False
         return bool(msgpack.unpackb(entries[0][1][b"d"])["last"])
 
+    def everything(self) -> str:
+        """All that others can see: keys and values of the store, logs, files, command lines."""
+        client = self.reader.client
+        seen = [self.says("status").out]
+        seen += [f"{key}: {client.dump(key)}" for key in client.keys("*")]
+        for path in self.folder.glob("*/**/*"):
+            if path.is_file():
+                seen.append(path.read_bytes().decode(errors="replace"))
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                seen.append(path.read_bytes().decode(errors="replace"))
+        return "\n".join(seen)
+
     def close(self) -> None:
         """End all slots."""
         self.stack.close()
