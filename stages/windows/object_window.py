@@ -169,14 +169,15 @@ def looked(window: ObjectWindow, seen: SeenObject, model: str) -> ObjectWindow:
         return msgspec.structs.replace(window, colours=colours)
     import numpy as np
 
-    featured = window.featured + 1
-    total = np.frombuffer(seen.feature, np.int8).astype(_SUMS)
-    if len(window.features) == total.nbytes and window.model == model:
-        total = total + np.frombuffer(window.features, _SUMS)
+    feature = np.frombuffer(seen.feature, np.int8)
+    if len(window.features) == 4 * len(feature) and window.model == model:
+        featured = window.featured + 1
+        features = (np.frombuffer(window.features, _SUMS) + feature).tobytes()
     else:  # the first look, or another model
         featured = 1
+        features = feature.astype(_SUMS).tobytes()
     return msgspec.structs.replace(
-        window, colours=colours, features=total.tobytes(), featured=featured, model=model
+        window, colours=colours, features=features, featured=featured, model=model
     )
 
 
