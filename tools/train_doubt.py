@@ -178,7 +178,7 @@ def doubted(sights: Sequence[Sight], weights: Weights) -> DoubtExamples:
     """A clip asked about where it is in doubt, by all thresholds."""
 
     def from_least(least: float) -> DoubtExamples:
-        return walked(sights, lambda _, facts: doubt(facts, weights) >= least)
+        return walked(sights, lambda _, facts: doubt(facts, weights).chance >= least)
 
     return joined([from_least(least) for least in THRESHOLDS])
 
@@ -227,7 +227,7 @@ def told(examples: DoubtExamples, weights: Weights) -> dict[str, float]:
 
     auc  area under the ROC; ap: average precision; loss: of the logarithmic score, in nats
     """
-    said = np.array([doubt(Evidence(*row), weights) for row in examples.facts.tolist()])
+    said = np.array([doubt(Evidence(*row), weights).chance for row in examples.facts.tolist()])
     wrong = examples.wrong > 0
     n, m = int(wrong.sum()), int((~wrong).sum())
     ranks = rankdata(said)
@@ -248,7 +248,7 @@ def held_out(clips: Mapping[str, Sequence[Sight]], names: Sequence[str]) -> tupl
     weights = taught({name: sights for name, sights in clips.items() if name not in names})
     examples = joined([doubted(clips[name], weights) for name in names])
     figures = "  ".join(f"{key} {value:.3f}" for key, value in told(examples, weights).items())
-    said = np.array([doubt(Evidence(*row), weights) for row in examples.facts.tolist()])
+    said = np.array([doubt(Evidence(*row), weights).chance for row in examples.facts.tolist()])
     bins = np.digitize(said, THRESHOLDS)
     rows = [
         f"{said[bins == i].mean():.3f}:{examples.wrong[bins == i].mean():.3f}"

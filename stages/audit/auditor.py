@@ -31,6 +31,7 @@ from framegate.stages.audit.open_audits import (
     AuditQueries,
     AuditRow,
     AuditState,
+    Doubt,
     Obligation,
     ThresholdStats,
     differs,
@@ -52,13 +53,13 @@ _replace = msgspec.structs.replace
 class AuditOutcome(NamedTuple):
     """The outcome of an audit.
 
-    doubt      doubt of the frame, 0..1
+    doubt      doubt about the frame
     was_wrong  its result without the heavy pass would have been wrong
     true       the heavy pass's answer
     """
 
     position: Position
-    doubt: float
+    doubt: Doubt
     was_wrong: bool
     true: Predictions
 
@@ -121,7 +122,7 @@ class Auditor:
             row, true = audited
             if row is not None and true is not None:
                 was_wrong = differs(row.unasked, true)
-                outcomes.append(AuditOutcome(first.position, first.doubt, was_wrong, true))
+                outcomes.append(AuditOutcome(first.position, row.doubt, was_wrong, true))
             state = self._settle(state, first, audited)
         return state, tuple(outcomes)
 
@@ -210,14 +211,14 @@ class Auditor:
         now_s: float,
         served: Detections,
         unasked: Detections,
-        doubt: float,
+        doubt: Doubt,
         true: Predictions | None,
     ) -> AuditState:
         """Return the state with a frame whose result is fixed, and its audit if the coin draws it.
 
         now_s    the source's clock, seconds
         unasked  the result without the heavy pass
-        doubt    doubt of the frame, 0..1
+        doubt    doubt about the frame
         true     the heavy pass's answer about this frame's own pixels, if there is one
         """
         frame = FrameTime(item.position, item.record.pts)
@@ -226,9 +227,9 @@ class Auditor:
             # After an alarm all frames are asked about, which needs their pixels.
             self._wake(item.source)
         state, is_drawn = self._counted(item.source, frame, state, missed, models=served.models)
-        row = AuditRow(seen_in(served.objects), seen_in(unasked.objects))
+        row = AuditRow(seen_in(served.objects), seen_in(unasked.objects), doubt)
         if true is not None and (is_drawn or state.fresh is not None):
-            state = self._learned(state, row, doubt, true)
+            state = self._learned(state, row, doubt.chance, true)
         if not is_drawn:
             return state
         if true is not None:
@@ -238,8 +239,9 @@ class Auditor:
         rows = self._queries.open(item, row, state.rows)
         if rows is None:  # the pixels are lost
             return self._judged(state, state.now.number, None)
+        chance = doubt.chance
         if item.record.undecoded:
-            doubt = _NEVER_ASKED
+            chance = _NEVER_ASKED
         obligation = Obligation(
             period=state.now.number,
             position=item.position,
@@ -247,7 +249,7 @@ class Auditor:
             frame=state.frames,
             at_s=now_s,
             row=rows.row,
-            doubt=doubt,
+            doubt=chance,
             spent=served.degraded == "over_budget",
         )
         return _replace(state, open=(*state.open, obligation), rows=rows)

@@ -161,11 +161,23 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     coin: str = ""
 
 
+class Doubt(NamedTuple):
+    """The doubt about a frame, before a query about it.
+
+    chance  0..1, that the heavy model would contradict the result
+    facts   what a source learns from: 1, and the features whose weights it learns
+    """
+
+    chance: float
+    facts: tuple[float, ...] = ()
+
+
 class AuditRow(msgspec.Struct, frozen=True, array_like=True):
-    """The published result of a frame, and its result without asking."""
+    """The published result of a frame, its result without asking, and the doubt about that."""
 
     served: Predictions
     unasked: Predictions
+    doubt: Doubt = Doubt(0.5)
 
     def with_pixels(self, pixels: bytes) -> bytes:
         """Return the content of a row of the ring."""

@@ -214,12 +214,16 @@ class Corrections(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     known   the objects of that answer
     new     scores, in ten-thousandths, of the objects of this frame that the answer does not cover
     unrest  activity since the answer
+    answered    number of objects of that answer
+    was_moving  the picture changed in the frame of that answer
     """
 
     at_s: float | None = None
     known: tuple[Correction, ...] = ()
     new: tuple[int, ...] = ()
     unrest: Unrest = Unrest()
+    answered: int = 0
+    was_moving: bool = False
 
     def after(
         self, known: Sequence[Correction], new: Sequence[Object], share: float
@@ -235,7 +239,7 @@ class Corrections(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
         seen_now = [correction.seen_as >= 0 for correction in known]
         has_flipped = seen_now != seen_before or len(scores) != len(self.new)
         unrest = self.unrest.after(share, has_flipped)
-        return Corrections(self.at_s, tuple(known), tuple(scores), unrest)
+        return msgspec.structs.replace(self, known=tuple(known), new=tuple(scores), unrest=unrest)
 
 
 def served(
@@ -301,7 +305,14 @@ def learned(
     missed = [light for row, light in enumerate(detections.objects) if row not in rows]
     corrections += map(unseen, missed)
     unrest = known.unrest.answered(_differing(expected, objects))
-    return Corrections(round(now_s, 3), tuple(corrections[:MAX_KNOWN]), unrest=unrest), objects
+    after = Corrections(
+        round(now_s, 3),
+        tuple(corrections[:MAX_KNOWN]),
+        unrest=unrest,
+        answered=len(seen),
+        was_moving=detections.changes is not None and detections.changes.share > 0,
+    )
+    return after, objects
 
 
 def _suppressed(objects: Sequence[Object]) -> list[Object]:

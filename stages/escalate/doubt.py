@@ -1,11 +1,13 @@
 """Doubt: the probability that the heavy pass would contradict the result of a frame.
 
 It is a logistic regression on a few features, trained on frames with answers of the heavy pass
-(`tools/train_doubt.py`). A bias for each source corrects it by later answers.
+(`tools/train_doubt.py`). Each source learns the weights of some features from its
+answers and audits.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import tomllib
@@ -16,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from framegate.stages.audit.open_audits import Doubt
 from framegate.stages.detections import Detections
 from framegate.stages.escalate.corrections import MAX_AGE_S, Corrections
 
@@ -25,8 +28,6 @@ _HEAVY_MIN_SCORE: Final = 0.34
 _LIGHT_MIN_SCORE: Final = 0.39
 _NEAR: Final = 0.08  # distance from the lowest score at which its weight has fallen to 1/e
 _MAX_LOGIT: Final = 12.0
-_TRAINED_TRUST: Final = 1.0  # weight of the trained model
-_MAX_TRUST: Final = 10.0  # weight of a source's own frames; bounded, so that the bias can change
 
 
 class Evidence(NamedTuple):
@@ -45,6 +46,9 @@ class Evidence(NamedTuple):
     new         log(1 + n), n: objects that no answer covers
     new_least   lowest score of the new objects; 1 without new objects
     near_new    number of new objects, weighted by closeness to the light network's lowest score
+    still       1 if neither picture nor objects changed since the last answer, else 0
+    same        1 if all objects are those of the last answer, and all of these are shown, else 0
+    settled     1 if the picture changed in the frame of the last answer and not since, else 0
     """
 
     never: float
@@ -59,6 +63,9 @@ class Evidence(NamedTuple):
     new: float
     new_least: float
     near_new: float
+    still: float
+    same: float
+    settled: float
 
 
 def evidence(known: Corrections, detections: Detections, now_s: float) -> Evidence:
@@ -78,6 +85,8 @@ def evidence(known: Corrections, detections: Detections, now_s: float) -> Eviden
     lowest_new = 1.0
     if new:
         lowest_new = new[-1] / 10_000
+    is_still = known.at_s is not None and not unrest.stirred and not unrest.flips
+    is_same = known.at_s is not None and not new and len(heavy) == known.answered
     return Evidence(
         never=float(known.at_s is None),
         age=math.log1p(10 * age_s),
@@ -91,6 +100,9 @@ def evidence(known: Corrections, detections: Detections, now_s: float) -> Eviden
         new=math.log1p(len(new)),
         new_least=lowest_new,
         near_new=math.fsum(_closeness(score, _LIGHT_MIN_SCORE) for score in new),
+        still=float(is_still),
+        same=float(is_same),
+        settled=float(is_still and known.was_moving),
     )
 
 
@@ -99,25 +111,75 @@ def _closeness(score: int, threshold: float) -> float:
     return math.exp(-abs(score / 10_000 - threshold) / _NEAR)
 
 
-class DoubtBias(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """The bias of a source's doubt, relative to the training set.
+# -- The weights that a source learns: logistic regression with a Gaussian prior, frame by frame.
+# The prior is the trained model. Audits are drawn by a coin, so they teach about frames that no
+# threshold would have asked about.
 
-    offset  added to the logit
-    trust   Fisher information of the frames from which the offset is estimated
+
+LEARNED: Final = ("changed", "surprise", "near_known", "new_least", "still", "same", "settled")
+_PRIOR: Final = 1.0  # variance of a weight before the first frame, and its maximum
+_DRIFT: Final = 1e-4  # added to each variance by a frame, so that the weights can follow a scene
+_LEAST_CHANCE: Final = 0.002  # a rare error of a frame without doubt must not throw the weights
+
+
+class LearnedWeights(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """The weights of a source, relative to the trained ones, and their uncertainty.
+
+    offsets     added to the intercept and to the slopes in LEARNED; (): zeros
+    covariance  of the offsets, upper triangle by rows; (): that of the prior
     """
 
-    offset: float = 0.0
-    trust: float = 0.0
+    offsets: tuple[float, ...] = ()
+    covariance: tuple[float, ...] = ()
 
-    def after(self, doubt: float, was_wrong: bool) -> DoubtBias:
-        """Return the bias after one more frame: a Newton step. Pure.
+    def logit(self, facts: tuple[float, ...]) -> float:
+        """Return what the offsets add to the logit of a frame."""
+        return math.fsum(map(operator.mul, self.offsets, facts))
 
-        doubt      doubt of the frame, 0..1
+    def after(self, doubt: Doubt, was_wrong: bool) -> LearnedWeights:
+        """Return the weights after one more frame: a step of the extended Kalman filter. Pure.
+
+        doubt      of the frame
         was_wrong  its result without the heavy pass would have been wrong
         """
-        trust = min(self.trust + doubt * (1 - doubt), _MAX_TRUST)
-        step = (was_wrong - doubt) / (_TRAINED_TRUST + trust)
-        return DoubtBias(round(self.offset + step, 4), round(trust, 4))
+        n = len(doubt.facts)
+        if not n:  # a frame that an older version drew for an audit
+            return self
+        chance = min(max(doubt.chance, _LEAST_CHANCE), 1 - _LEAST_CHANCE)
+        rows = self._rows(n)
+        towards = [math.fsum(map(operator.mul, row, doubt.facts)) for row in rows]
+        variance = math.fsum(map(operator.mul, towards, doubt.facts))
+        weight = chance * (1 - chance)
+        gain = 1 / (1 + weight * variance)
+        step = gain * (was_wrong - doubt.chance)
+        offsets = self.offsets or (0.0,) * n
+        moved = [
+            round(offset + step * each, 5) for offset, each in zip(offsets, towards, strict=True)
+        ]
+        for i, row in enumerate(rows):
+            for j in range(n):
+                row[j] -= gain * weight * towards[i] * towards[j]
+            row[i] += _DRIFT
+        scales = [math.sqrt(min(1.0, _PRIOR / rows[i][i])) for i in range(n)]
+        covariance = [round(rows[i][j] * scales[i] * scales[j], 7) for i, j in _upper(n)]
+        return LearnedWeights(tuple(moved), tuple(covariance))
+
+    def _rows(self, n: int) -> list[list[float]]:
+        """Return the covariance as n rows of n."""
+        rows = [[0.0] * n for _ in range(n)]
+        if not self.covariance:
+            for i in range(n):
+                rows[i][i] = _PRIOR
+            return rows
+        for (i, j), value in zip(_upper(n), self.covariance, strict=True):
+            rows[i][j] = rows[j][i] = value
+        return rows
+
+
+@lru_cache
+def _upper(n: int) -> tuple[tuple[int, int], ...]:
+    """Return row and column of each element of the upper triangle of an n by n matrix."""
+    return tuple(itertools.combinations_with_replacement(range(n), 2))
 
 
 class Weights(NamedTuple):
@@ -127,11 +189,16 @@ class Weights(NamedTuple):
     slopes: Evidence
 
 
-def doubt(facts: Evidence, weights: Weights, level: DoubtBias = DoubtBias()) -> float:  # noqa: B008
-    """Return the probability, 0..1, that the heavy pass counts some class differently."""
-    products = map(operator.mul, facts, weights.slopes)
-    logit = weights.intercept + level.offset + math.fsum(products)
-    return 1 / (1 + math.exp(-min(max(logit, -_MAX_LOGIT), _MAX_LOGIT)))
+def doubt(
+    frame: Evidence,
+    weights: Weights,
+    learned: LearnedWeights = LearnedWeights(),  # noqa: B008
+) -> Doubt:
+    """Return the doubt about a frame: whether the heavy pass counts some class differently."""
+    facts = (1.0, *(getattr(frame, name) for name in LEARNED))
+    logit = weights.intercept + math.fsum(map(operator.mul, frame, weights.slopes))
+    logit += learned.logit(facts)
+    return Doubt(1 / (1 + math.exp(-min(max(logit, -_MAX_LOGIT), _MAX_LOGIT))), facts)
 
 
 @lru_cache
@@ -144,6 +211,8 @@ def trained(path: Path = WEIGHTS) -> Weights:
     return Weights(weights["intercept"], Evidence(**slopes))
 
 
-def doubt_of(known: Corrections, detections: Detections, now_s: float, level: DoubtBias) -> float:
-    """Return the doubt of a frame, 0..1, with the trained weights; arguments as in `evidence`."""
-    return doubt(evidence(known, detections, now_s), trained(), level)
+def doubt_of(
+    known: Corrections, detections: Detections, now_s: float, learned: LearnedWeights
+) -> Doubt:
+    """Return the doubt about a frame, with the trained weights; arguments as in `evidence`."""
+    return doubt(evidence(known, detections, now_s), trained(), learned)

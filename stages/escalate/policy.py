@@ -12,10 +12,10 @@ from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import Predictions, Query, QueryId, Reply, Unanswered
 from framegate.pipeline.contracts.results import DegradedReason, Object
 from framegate.pipeline.contracts.stage import AskPort, Context, Item
-from framegate.stages.audit.open_audits import AuditState, seen_in
+from framegate.stages.audit.open_audits import AuditState, Doubt, seen_in
 from framegate.stages.detections import Detections
 from framegate.stages.escalate.corrections import Corrections, learned, served
-from framegate.stages.escalate.doubt import DoubtBias, doubt_of
+from framegate.stages.escalate.doubt import LearnedWeights, doubt_of
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.model_adapters import as_boxes
 from framegate.stages.object_filters import filtered
@@ -74,7 +74,7 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens   queries left
     known    corrections by the last answer
     models   the models of that answer
-    level    the bias of its doubt; kept across epochs
+    weights  of its doubt, as learned so far; kept across epochs
     audits   the state of the promise; kept across epochs
     """
 
@@ -84,15 +84,17 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: Tokens = Tokens()
     known: Corrections = Corrections()
     models: tuple[str, ...] = ()
-    level: DoubtBias = DoubtBias()
+    weights: LearnedWeights = LearnedWeights()
     audits: AuditState = AuditState()
 
     def at(self, item: Item) -> EscalateState:
-        """Return the state before the frame `item`; a new epoch keeps tokens, level and audits."""
+        """Return the state before the frame `item`; a new epoch keeps budget, weights, audits."""
         epoch, pts = item.position.epoch, item.record.pts
         if epoch != self.epoch:
             tokens = Tokens(self.tokens.left)
-            return EscalateState(epoch, pts, tokens=tokens, level=self.level, audits=self.audits)
+            return EscalateState(
+                epoch, pts, tokens=tokens, weights=self.weights, audits=self.audits
+            )
         passed_s = _UNKNOWN_PERIOD_S
         if self.pts is not None and pts is not None and pts > self.pts:
             passed_s = pts - self.pts
@@ -124,12 +126,12 @@ def wish(state: EscalateState, doubt: float, threshold: float, budget: Budget) -
     return "ask"
 
 
-def doubt_about(state: EscalateState, detections: Detections) -> float:
-    """Return the probability, 0..1, that the heavy pass would contradict the result without it.
+def doubt_about(state: EscalateState, detections: Detections) -> Doubt:
+    """Return the doubt about a frame: the heavy pass would contradict the result without it.
 
     state  as `unanswered` returns it for this frame
     """
-    return doubt_of(state.known, detections, state.clock_s, state.level)
+    return doubt_of(state.known, detections, state.clock_s, state.weights)
 
 
 def asked(state: EscalateState, budget: Budget) -> EscalateState:
@@ -151,18 +153,18 @@ def answered(state: EscalateState, detections: Detections, answer: Predictions) 
     return result, _replace(state, known=known, models=answer.models)
 
 
-def recalibrated(
-    state: EscalateState, doubt: float, unasked: Sequence[Object], true: Sequence[Object]
+def taught_by(
+    state: EscalateState, doubt: Doubt, unasked: Sequence[Object], true: Sequence[Object]
 ) -> EscalateState:
-    """Return the state with the bias of its doubt corrected by one frame.
+    """Return the state with the weights of its doubt after one more answered frame.
 
-    doubt    doubt of the frame, 0..1
+    doubt    about the frame
     unasked  objects of its result without the heavy pass
     true     objects of the heavy pass
     """
     classes = sorted(each.class_id for each in unasked)
     true_classes = sorted(each.class_id for each in true)
-    return _replace(state, level=state.level.after(doubt, classes != true_classes))
+    return _replace(state, weights=state.weights.after(doubt, classes != true_classes))
 
 
 def unanswered(

@@ -14,6 +14,7 @@ from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
 from framegate.pipeline.promise.reference import reference_of
 from framegate.stages.audit.auditor import Auditor, AuditOutcome
+from framegate.stages.audit.open_audits import Doubt
 from framegate.stages.detect.options import is_own, labels_wanted
 from framegate.stages.detect.pinned_models import pinned_model, unanswerable
 from framegate.stages.detections import Detections, Heard, last_detections
@@ -193,7 +194,7 @@ class _Cascade:
             return None
         audits, outcomes = settled
         for outcome in outcomes:
-            state = _replace(state, level=state.level.after(outcome.doubt, outcome.was_wrong))
+            state = _replace(state, weights=state.weights.after(outcome.doubt, outcome.was_wrong))
         return _replace(state, audits=self._auditor.began(item, audits)), outcomes
 
     def _decided(
@@ -201,7 +202,7 @@ class _Cascade:
         item: Item,
         detections: Detections,
         state: EscalateState,
-        doubt: float,
+        doubt: Doubt,
         unasked: Transition,
     ) -> tuple[Detections, EscalateState, Predictions | None] | None:
         """Return the result, the state after it, and the heavy pass's answer about the frame's own
@@ -209,7 +210,7 @@ class _Cascade:
 
         unasked  the result without a query, and the state after it
         """
-        wish = policy.wish(state, doubt, self._threshold, self._budget)
+        wish = policy.wish(state, doubt.chance, self._threshold, self._budget)
         if wish == "content" or item.record.undecoded:
             return *unasked, None
         answer: Reply | None = Unanswered("over_budget")
@@ -221,7 +222,7 @@ class _Cascade:
         if isinstance(answer, Predictions):
             answer = self._queries.filtered(item, detections, answer)
             served, state = policy.answered(state, detections, answer)
-            state = policy.recalibrated(state, doubt, unasked[0].objects, served.objects)
+            state = policy.taught_by(state, doubt, unasked[0].objects, served.objects)
             if not self._is_exact:
                 return served, state, None
             return served, state, answer
@@ -241,7 +242,7 @@ class _Cascade:
         state = policy.refiltered(state, detections)
         _, unasked = policy.unanswered(state, detections, None)
         doubt = policy.doubt_about(unasked, detections)
-        wish = policy.wish(state, doubt, self._threshold, self._budget)
+        wish = policy.wish(state, doubt.chance, self._threshold, self._budget)
         if wish != "ask" or item.record.undecoded:
             return unasked
         self._queries.answer(item)

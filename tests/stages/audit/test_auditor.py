@@ -343,7 +343,7 @@ def test_a_certificate_names_the_models_of_its_period_and_no_others(tmp_path: Pa
     named = [(f"model-{n}@{n:08x}",) for n in range(10)]
     assert [one.models for one in found] == named
     assert [verify(one) for one in found] == [[]] * 10
-    assert len(records.encode(states["a"])) < 700
+    assert len(records.encode(states["a"])) < 900  # about half of it are the learned weights
 
 
 def test_models_of_a_period_have_a_bound_and_a_certificate_says_where_it_was_met(

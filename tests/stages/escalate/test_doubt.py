@@ -14,13 +14,15 @@ from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import policy
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Object
+from framegate.stages.audit.open_audits import Doubt
 from framegate.stages.detections import ChangedParts, Detections
 from framegate.stages.escalate import doubt as doubt_module
 from framegate.stages.escalate.corrections import Corrections, Unrest, learned, served
 from framegate.stages.escalate.doubt import (
+    LEARNED,
     WEIGHTS,
-    DoubtBias,
     Evidence,
+    LearnedWeights,
     Weights,
     doubt,
     doubt_of,
@@ -94,8 +96,10 @@ def test_unrest_starts_anew_at_an_answer_but_for_surprise() -> None:
 def test_a_logistic_model() -> None:
     one = Evidence(*[1.0] * len(Evidence._fields))
     weights = Weights(-1.0, Evidence(*[0.25] * len(Evidence._fields)))
-    assert doubt(one, weights) == pytest.approx(1 / (1 + math.exp(-2)))
-    assert doubt(one, weights, DoubtBias(-2.0, 1.0)) == pytest.approx(0.5)
+    slopes = 0.25 * len(Evidence._fields)
+    assert doubt(one, weights).chance == pytest.approx(1 / (1 + math.exp(1 - slopes)))
+    offsets = LearnedWeights((1 - slopes, *[0.0] * len(LEARNED)))
+    assert doubt(one, weights, offsets).chance == pytest.approx(0.5)
 
 
 def test_the_weights_know_what_is_in_doubt() -> None:
@@ -106,7 +110,7 @@ def test_the_weights_know_what_is_in_doubt() -> None:
     news = found(PERSON, hardly, changes=QUARTER)
 
     def of(known: Corrections, frame: Detections) -> float:
-        return doubt_of(served(known, frame, 5.1)[1], frame, 5.1, DoubtBias())
+        return doubt_of(served(known, frame, 5.1)[1], frame, 5.1, LearnedWeights()).chance
 
     assert of(known, stands) < 0.2 < 0.6 < of(known, news)
     assert of(Corrections(), stands) > of(known, stands)
@@ -121,25 +125,79 @@ def test_weights_for_other_facts_are_refused(tmp_path: Path) -> None:
         trained(other)
 
 
-def test_a_source_that_is_right_where_it_doubts_is_doubted_less() -> None:
-    """Until what is said is what is: 60 frames of which a tenth is wrong, and doubt said half."""
-    level = DoubtBias()
-    said = []
+def test_a_picture_that_stands_still_has_the_answer_that_it_had() -> None:
+    known, _ = learned(Corrections(), found(PERSON, changes=QUARTER), SAME, 5.0)
+    told = facts(known, found(PERSON), 6.0)
+    assert (told.still, told.same, told.settled) == (1.0, 1.0, 1.0)
+    known, _ = learned(known, found(PERSON), SAME, 6.0)
+    told = facts(known, found(PERSON), 7.0)
+    assert (told.still, told.same, told.settled) == (1.0, 1.0, 0.0)
+    changed = facts(known, found(PERSON, changes=QUARTER), 7.0)
+    assert (changed.still, changed.same, changed.settled) == (0.0, 1.0, 0.0)
+    assert facts(known, found(), 7.0).same == 1.0  # it stays where light lost it: the answer stands
+    other = Object(2, "dog", 16, 0.9, (300.0, 100.0, 400.0, 200.0), "detected")
+    assert facts(known, found(PERSON, other), 7.0).same == 0.0
+    assert facts(Corrections(), found(), 7.0)[-3:] == (0.0, 0.0, 0.0)
+
+
+def by_definition(seen: list[tuple[Doubt, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and covariance of the extended Kalman filter, as matrices."""
+    n = len(seen[0][0].facts)
+    mean, spread = np.zeros(n), np.eye(n)
+    for said, was_wrong in seen:
+        x = np.array(said.facts)
+        noise = 1 / (said.chance * (1 - said.chance))
+        gain = spread @ x / (x @ spread @ x + noise)
+        mean = mean + gain * noise * (was_wrong - said.chance)
+        spread = spread - np.outer(gain, x @ spread) + 1e-4 * np.eye(n)
+        scale = np.sqrt(np.minimum(1, 1 / np.diag(spread)))
+        spread = scale[:, None] * spread * scale
+    return mean, spread
+
+
+def test_the_weights_are_those_of_a_kalman_filter() -> None:
+    rng = np.random.default_rng(0)
+    weights = LearnedWeights()
+    seen = []
+    for _ in range(40):
+        said = Doubt(float(rng.uniform(0.01, 0.99)), (1.0, *rng.uniform(0, 2, 3).tolist()))
+        seen.append((said, bool(rng.random() < 0.3)))
+        weights = weights.after(*seen[-1])
+    mean, spread = by_definition(seen)
+    assert weights.offsets == pytest.approx(mean, abs=1e-3)
+    assert weights.covariance == pytest.approx(spread[np.triu_indices(4)], abs=1e-4)
+
+
+def test_a_source_learns_that_its_still_pictures_are_right() -> None:
+    """A tenth of the changing frames is wrong, and no still one; doubt says so after 300 frames."""
+    still = Evidence(*[0.0] * len(Evidence._fields))._replace(still=1.0, new_least=1.0)
+    changing = still._replace(still=0.0, changed=0.5)
+    flat = Weights(0.0, Evidence(*[0.0] * len(Evidence._fields)))
+    weights = LearnedWeights()
+    said: dict[bool, list[float]] = {False: [], True: []}
     for number in range(600):
-        said.append(1 / (1 + math.exp(-level.offset)))
-        level = level.after(said[-1], number % 10 == 0)
-    assert said[0] == 0.5
-    assert np.mean(said[300:]) == pytest.approx(0.1, abs=0.04)
-    assert level.trust == 10.0
+        is_still = number % 2 == 0
+        told = doubt(still if is_still else changing, flat, weights)
+        said[is_still].append(told.chance)
+        weights = weights.after(told, not is_still and number % 20 == 1)
+    assert np.mean(said[True][150:]) < 0.03
+    assert np.mean(said[False][150:]) == pytest.approx(0.1, abs=0.05)
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=50))
-def test_a_level_stays_finite_and_is_stored_as_it_is(steps: list[tuple[float, bool]]) -> None:
-    level = DoubtBias()
-    for said, was_wrong in steps:
-        level = level.after(said, was_wrong)
-    assert abs(level.offset) <= 50
-    assert records.decode(records.encode(level), DoubtBias) == level
+def test_a_frame_without_facts_teaches_nothing() -> None:
+    weights = LearnedWeights((0.5,), (0.2,))
+    assert weights.after(Doubt(0.5), True) == weights
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.lists(st.floats(0, 5), min_size=3, max_size=3))))
+def test_weights_stay_finite_and_are_stored_as_they_are(
+    steps: list[tuple[float, list[float]]],
+) -> None:
+    weights = LearnedWeights()
+    for said, facts in steps:
+        weights = weights.after(Doubt(said, (1.0, *facts)), said < 0.5)
+    assert all(abs(offset) <= 50 for offset in weights.offsets)
+    assert records.decode(records.encode(weights), LearnedWeights) == weights
 
 
 boxes = st.builds(
@@ -167,6 +225,6 @@ def test_doubt_is_a_probability_of_whatever_happens(steps: list[tuple[Detections
     for number, (frame, asks) in enumerate(steps):
         now_s = number * 3.0
         _, after = served(known, frame, now_s)
-        assert 0 < doubt_of(after, frame, now_s, DoubtBias()) < 1
+        assert 0 < doubt_of(after, frame, now_s, LearnedWeights()).chance < 1
         assert len(records.encode(after)) <= 4096
         known = learned(known, frame, empty(), now_s)[0] if asks else after
