@@ -244,7 +244,7 @@ class TestRun:
             next(run(clip))
 
 
-def until(holds: Any, most_s: float = 60.0) -> None:
+def until(holds: Any, most_s: float = 300.0) -> None:
     """Poll until it holds."""
     end = time.monotonic() + most_s
     while not holds():
