@@ -57,9 +57,11 @@ def test_what_runs_confined_has_one_core() -> None:
 
 
 def test_system_calls_are_those_that_a_process_makes() -> None:
-    busy = "import os\nwhile True: os.getppid()"
-    with subprocess.Popen((sys.executable, "-c", busy)) as caller:
-        counted = system_calls(caller.pid, 0.2)
+    busy = "import os\nprint(flush=True)\nwhile True: os.getppid()"
+    with subprocess.Popen((sys.executable, "-c", busy), stdout=subprocess.PIPE) as caller:
+        assert caller.stdout is not None
+        caller.stdout.readline()
+        counted = system_calls(caller.pid, 1.0)
         caller.kill()
     if counted is None:
         pytest.skip("perf is not here, or may not count system calls")
