@@ -54,6 +54,7 @@ class Runner:
     sources  the sources that are served, by name
     stale    sources that must be attached again: their position in the store is another
     fenced   sources that other workers took over
+    first_stages  the stages that read decode
     done     counts progress; the supervisor takes a worker for hung if it does not grow
     """
 
@@ -74,6 +75,7 @@ class Runner:
         self.hosted = hosted
         self.sources = {source.name: source for source in spec.sources}
         self.inboxes = {stage.spec.name: Inbox() for stage in hosted}
+        self.first_stages = [stage for stage in hosted if stage.spec.input == "decode"]
         passed_on = spec.passed_on()
         self._readers: dict[str, list[str]] = {}
         for stage in hosted:
@@ -235,6 +237,10 @@ class Runner:
                 if (source, name) not in self.held_back:
                     return False
         return True
+
+    def is_behind(self, source: str) -> bool:
+        """Return whether a stage that reads decode has entries of a source that it did not take."""
+        return any(self.inboxes[stage.spec.name].count(source) for stage in self.first_stages)
 
     def has_input(self) -> bool:
         """Return whether any stage has an arrival, including those that are held back."""

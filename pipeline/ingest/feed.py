@@ -32,7 +32,7 @@ from framegate.pipeline.contracts.records import (
 )
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec
-from framegate.pipeline.engine.inbox import Arrival
+from framegate.pipeline.engine.inbox import UNDECODED_PER_FRAME, Arrival
 from framegate.pipeline.engine.stream_entries import entries_after
 from framegate.pipeline.ingest.connection_report import ConnectionReport
 from framegate.pipeline.ingest.decoder import DecoderThread
@@ -43,6 +43,7 @@ from framegate.pipeline.store.hop import Attached, Commit
 from framegate.pipeline.system.clocks import camera_time
 
 MAX_EVENTS = 64  # of a decoder in one turn, so that one source cannot delay the others
+MAX_PARTS = MAX_EVENTS * UNDECODED_PER_FRAME
 AWAY_S = 1.0  # the first interval at which the end of a lost camera's epoch is repeated
 AWAY_PART = 0.1  # the next interval, as a part of the time that the camera has been away
 
@@ -285,17 +286,24 @@ class Feed:
             self.thread.begin_epoch(epoch)
         return ended
 
-    def gather(self, now: float, wall: float) -> list[Arrival]:
-        """Take the events that are due at `now` (monotonic) and return their entries."""
+    def gather(self, now: float, wall: float, most: int = MAX_PARTS) -> list[Arrival]:
+        """Take the events that are due at `now` (monotonic) and return their entries.
+
+        most  parts of a batch (see inbox.UNDECODED_PER_FRAME) that fit; one frame is always taken
+        """
         taken: list[Arrival] = []
         if self.thread is None or self.needs_epoch():
             return taken
         if self.spec.live and self._connection.state is None:
             self._connection.report(self._state_without_connection, wall)
         self._seen_mono = self._seen_mono or now
+        parts = 0
         while len(taken) < MAX_EVENTS:
             event = self.thread.first()
             if isinstance(event, Decoded):
+                parts += UNDECODED_PER_FRAME + len(event.undecoded)
+                if taken and parts > most:
+                    break
                 if self.spec.live:
                     self._note_connected(wall)
                 if self._pace.wait_s(event.pts, event.arrived_mono, now):

@@ -24,15 +24,15 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import Fenced, OutOfMeans
 from framegate.pipeline.contracts.records import START, DecodeState, Position
 from framegate.pipeline.contracts.source import LAZY_PREFIX
-from framegate.pipeline.contracts.spec import TRAIL_FRAMES, SourceSpec
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import EndPassed, Stop, Stopped
 from framegate.pipeline.engine.hosted_stage import HostedStage
-from framegate.pipeline.engine.inbox import REST_S, Arrival
+from framegate.pipeline.engine.inbox import REST_S, UNDECODED_PER_FRAME, Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.ingest.due_times import Agenda
-from framegate.pipeline.ingest.feed import Feed
+from framegate.pipeline.ingest.feed import MAX_PARTS, Feed
 from framegate.pipeline.ingest.launcher import (
     DecoderLauncher,
     OpenRecorded,
@@ -40,7 +40,13 @@ from framegate.pipeline.ingest.launcher import (
     end_thread,
 )
 from framegate.pipeline.ingest.sent_commits import SentCommits
-from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
+from framegate.pipeline.ingest.store_waits import (
+    EpochGiven,
+    RoomMade,
+    StoreWaits,
+    WaitOver,
+    trail_of,
+)
 from framegate.pipeline.store.hop import (
     Commit,
     CommitReply,
@@ -140,6 +146,7 @@ class IngestSession:
         self._waits = StoreWaits(runner.spec, links)
         self._last_readers = {live: self._hosted_readers(live) for live in (False, True)}
         self._trailing = runner.spec.trailing()
+        self._behind: set[str] = set()  # files whose next events wait until the stages have room
         self._trailed: dict[str, Position] = {}  # the last known position of the trailing readers
         self._is_passed_on = "decode" in runner.spec.passed_on()
         self._sources: list[SourceSpec] | None = None
@@ -179,16 +186,37 @@ class IngestSession:
         wall = time.time()
         if retries := self._agenda.wake_due(now):
             self._attach(retries)
-        for source in self._agenda.awake:
-            feed = self._feeds.get(source)
-            if feed is not None and self._is_read(feed):
-                self._hand_on(source, feed.gather(now, wall))
+        self._gather(now, wall)
         self._run_stages()
+        free = {source for source in self._behind if not self._runner.is_behind(source)}
+        self._behind -= free
+        self._agenda.awake.update(free)
         self._let_rest()
         self._report_stopped()
         if not self._lost_all():
             is_busy = self._agenda.awake or not self._runner.is_idle() or self._ended()
             self._wait(0.0 if is_busy else None)
+
+    def _gather(self, now: float, wall: float) -> None:
+        """Take the events of decoders for which the stages have room in this turn.
+
+        The commit of decode covers all entries that were taken. Those that the stages do not pass
+        in the same turn must be stored, although only this process reads them. So a file that has
+        many frames ready gives a batch, and the next one once the stages have taken it.
+        """
+        feeds = [self._feeds[source] for source in self._agenda.awake if source in self._feeds]
+        share = MAX_PARTS
+        if self._runner.first_stages and feeds:
+            batch = min(stage.stage.batch for stage in self._runner.first_stages)
+            share = batch * UNDECODED_PER_FRAME // len(feeds)
+        for feed in filter(self._is_read, feeds):
+            source = feed.spec.name
+            if feed.spec.live or feed.spec.pace == "realtime":  # its frames arrive now
+                self._hand_on(source, feed.gather(now, wall))
+            elif self._runner.is_behind(source):
+                self._behind.add(source)
+            else:
+                self._hand_on(source, feed.gather(now, wall, share))
 
     def _is_read(self, feed: Feed) -> bool:
         """Return whether events of a decoder are taken. While the run drains, those of a camera
@@ -202,7 +230,7 @@ class IngestSession:
         for source in list(self._agenda.awake):
             feed = self._feeds.get(source)
             due_s: float | None = None
-            if feed is not None and self._is_read(feed):
+            if feed is not None and self._is_read(feed) and source not in self._behind:
                 if feed.needs_epoch():
                     self._waits.for_epoch(source, feed.token, feed.after_epoch)
                 else:
@@ -355,6 +383,7 @@ class IngestSession:
         feed = self._feeds.pop(source, None)
         self._agenda.forget(source)
         self._trailed.pop(source, None)
+        self._behind.discard(source)
         if feed is not None:
             self._waits.forget(source)
             self._links.drop([source])
@@ -364,9 +393,8 @@ class IngestSession:
 
     def _hand_on(self, source: str, arrivals: Sequence[Arrival]) -> None:
         """Give entries to the stages in this process that read decode's stream."""
-        for stage in self._runner.hosted:
-            if stage.spec.input == "decode":
-                self._runner.put(stage.spec.name, source, arrivals)
+        for stage in self._runner.first_stages:
+            self._runner.put(stage.spec.name, source, arrivals)
 
     def _run_stages(self) -> None:
         """Run the hosted stages and commit. Meanwhile no careful source decodes."""
@@ -490,14 +518,3 @@ class IngestSession:
         else:
             self._runner.handle_refusal(wait.source, wait.status)
             self._drop(wait.source)
-
-
-def trail_of(until: Position) -> Position:
-    """Return the position that trailing readers must have when the others are at `until`.
-
-    In the first frames of an epoch, that is the begin of the epoch before: a decoder never waits
-    for the position of a frame that it has just put.
-    """
-    if until.seq < TRAIL_FRAMES:
-        return Position(until.epoch - 1, 0)
-    return Position(until.epoch, until.seq - TRAIL_FRAMES)

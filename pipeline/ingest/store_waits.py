@@ -25,7 +25,7 @@ import hiredis
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import StoreRefused
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.contracts.spec import WorkerSpec
+from framegate.pipeline.contracts.spec import TRAIL_FRAMES, WorkerSpec
 from framegate.pipeline.store.hop import (
     Command,
     CommitStatus,
@@ -328,3 +328,14 @@ def slowest_reader(link: Link, source: str, readers: tuple[str, ...]) -> tuple[s
         return readers[0], Position(2**62, 0)
     slowest = min(positions, key=positions.__getitem__)
     return slowest, positions[slowest]
+
+
+def trail_of(until: Position) -> Position:
+    """Return the position that trailing readers must have when the others are at `until`.
+
+    In the first frames of an epoch, that is the begin of the epoch before: a decoder never waits
+    for the position of a frame that it has just put.
+    """
+    if until.seq < TRAIL_FRAMES:
+        return Position(until.epoch - 1, 0)
+    return Position(until.epoch, until.seq - TRAIL_FRAMES)

@@ -137,6 +137,24 @@ def test_a_file_s_pace_is_kept_under_the_run_s_process_only(
     assert feed.due_s(110.0) == wait
 
 
+def test_no_more_frames_are_taken_than_fit_a_batch(wake: int) -> None:
+    """A frame that was not decoded is a sixteenth of one; a group is never divided."""
+    events = []
+    for group in range(1, 6):
+        undecoded = tuple(UndecodedFrame(None, None) for _ in range(9))
+        at = Position(1, 10 * group - 1)
+        events.append(Decoded(at, group - 1, None, FORM, 1.0, undecoded=undecoded))
+    spec = SourceSpec("a.mp4", False, name="a", past=0, credit=32, slots=33, pace="fast")
+    feed = Feed(spec, "run", 1.0)
+    thread = Told(wake, [NewEpoch(), *events])
+    thread.start()
+    thread.join()
+    feed.restart(START, DecodeState("run"), thread)
+    feed.begin_epoch(1)
+    taken = [len(feed.gather(2.0, 100.0, most)) for most in (1, 2 * (16 + 9), 2 * (16 + 9) - 1)]
+    assert taken == [10, 20, 10]
+
+
 def test_while_a_camera_is_away_its_end_is_said_again_ever_more_rarely(wake: int) -> None:
     feed = fed(wake, frame(0), Lost("no frame for 5 s", "stalled"))
     feed.confirm()

@@ -9,8 +9,13 @@ import pytest
 
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.spec import TRAIL_FRAMES
-from framegate.pipeline.ingest.loop import trail_of
-from framegate.pipeline.ingest.store_waits import EpochGiven, EpochRefused, EpochRequests, Rooms
+from framegate.pipeline.ingest.store_waits import (
+    EpochGiven,
+    EpochRefused,
+    EpochRequests,
+    Rooms,
+    trail_of,
+)
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
