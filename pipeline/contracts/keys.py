@@ -93,6 +93,11 @@ def fleet_slot(name: str) -> str:
     return f"fg:fleet:slot:{name}"
 
 
+def fleet_slot_own(name: str) -> str:
+    """Return the hash with the run that is the newest instance of a fleet's slot."""
+    return f"fg:fleet:{{{name}}}:own"
+
+
 def heavy_reply(asker: str, call: int) -> str:
     """Return the list of replies to one call of an asker of heavy workers; it expires."""
     return f"fg:heavy:reply:{asker}:{call}"

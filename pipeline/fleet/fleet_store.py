@@ -15,10 +15,10 @@ import msgspec
 import redis
 
 from framegate.pipeline.contracts import keys
-from framegate.pipeline.contracts.errors import FramegateError, StoreRefused
+from framegate.pipeline.contracts.errors import FramegateError, StoreRefused, TakenOver
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.fleet.plan import VERSION, FleetPlan
-from framegate.pipeline.store.hop import replicas_command, too_few_replicas
+from framegate.pipeline.store.hop import function, replicas_command, too_few_replicas
 from framegate.pipeline.store.redis_client import connect, store_errors
 
 KEPT: Final = 16
@@ -117,6 +117,33 @@ class FleetStore:
                         f"store {shown(self._url)}: {too_few_replicas(reached, replicas)}; the "
                         "plan is written, and a failover may lose it"
                     )
+
+    def claim_slot(self, slot: str, run: str, name: str) -> None:
+        """Make a run the newest instance of a slot. TakenOver if a newer one is up.
+
+        It is the `claim` of a source with a single version of the plan, so two instances that are
+        restarted automatically do not take turns.
+        """
+        own = keys.fleet_slot_own(slot)
+        with store_errors(self._url):
+            status, *details = self._client.fcall(
+                function("claim"), 2, own, f"{own}:at", run, name, "1", "0", "1", ""
+            )
+        if status != b"OK":
+            raise TakenOver(
+                f"slot {slot}: a newer instance of it is up ({details[0].decode()}); this one ends"
+            )
+
+    def has_slot(self, slot: str, run: str) -> bool:
+        """Return whether a run is still the newest instance of a slot."""
+        with store_errors(self._url):
+            owner = self._client.hget(keys.fleet_slot_own(slot), "run")
+        return bool(owner == run.encode())
+
+    def release_slot(self, slot: str, run: str) -> None:
+        """Let any instance claim the slot, if this run is the newest one."""
+        with store_errors(self._url):
+            self._client.fcall(function("release"), 1, keys.fleet_slot_own(slot), run, "0")
 
     def sign(self, slot: str, sign: SlotSign) -> None:
         """Write the sign of life of a slot, which expires after ALIVE_S."""

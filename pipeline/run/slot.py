@@ -49,11 +49,10 @@ class NextStep(Enum):
     CLAIM = auto()
     WAIT = auto()  # for its predecessor, or for a newer plan
     REFUSE = auto()  # a run that is no slot owns it
-    GIVE_WAY = auto()  # a newer instance of the same slot owns it
 
 
 def next_step(
-    owner: SourceOwner, run: str, since: int, is_alive: bool, waited_s: float, was_ours: bool
+    owner: SourceOwner, run: str, since: int, is_alive: bool, waited_s: float
 ) -> NextStep:
     """Decide the next step of a slot for a source.
 
@@ -61,7 +60,8 @@ def next_step(
     since     version of the plan that gave it the source
     is_alive  whether the owner is a slot that gave a recent sign of life
     waited_s  time for which the slot has waited for the owner, in seconds
-    was_ours  whether another run took the source from this instance
+
+    An owner with the same `since` is an older instance of this slot.
     """
     if owner.since > since:
         return NextStep.WAIT
@@ -69,11 +69,7 @@ def next_step(
         return NextStep.CLAIM
     if not owner.since:
         return NextStep.REFUSE
-    if owner.since == since:
-        if was_ours:
-            return NextStep.GIVE_WAY
-        return NextStep.CLAIM
-    if is_alive and waited_s < HAND_OVER_S:
+    if owner.since < since and is_alive and waited_s < HAND_OVER_S:
         return NextStep.WAIT
     return NextStep.CLAIM
 
@@ -91,6 +87,7 @@ class SlotFollower:
         self._refused: dict[str, str] = {}
         self._waits_since: dict[str, float] = {}
         self._handing_over: dict[str, asyncio.Task[None]] = {}
+        self._has_slot = False
         self._signed_mono = -LOOK_S
         self._answered_mono = time.monotonic()  # the last answer of the store
         self._let_go_of: set[str] = set()  # cameras that this host closed
@@ -121,12 +118,18 @@ class SlotFollower:
         store = self._store
         if store is not None:
             with contextlib.suppress(*AWAY_ERRORS, TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(in_thread(store.sign_off, self._slot, self._run), LOOK_S)
+                await asyncio.wait_for(in_thread(self._sign_off, store), LOOK_S)
             store.close()
+
+    def _sign_off(self, store: FleetStore) -> None:
+        store.release_slot(self._slot, self._run)
+        store.sign_off(self._slot, self._run)
 
     async def _look(self) -> None:
         if self._store is None:
             self._store = await in_thread(FleetStore, self._supervisor.plan.store)
+        if not await self._is_newest(self._store):
+            return
         plan = await in_thread(self._store.plan, self._plan.version)
         if plan is not None:
             self._take(plan)
@@ -136,6 +139,19 @@ class SlotFollower:
         await self._let_go(wanted)
         await self._claim(self._store, wanted)
         await self._sign(self._store)
+
+    async def _is_newest(self, store: FleetStore) -> bool:
+        """Return whether this is the newest instance of its slot; otherwise end the run."""
+        if self._has_slot and await in_thread(store.has_slot, self._slot, self._run):
+            return True
+        name = f"host {socket.gethostname()}, data {self._supervisor.plan.folder}"
+        try:
+            await in_thread(store.claim_slot, self._slot, self._run, name)
+        except TakenOver as error:
+            self._supervisor.give_way(str(error))
+            return False
+        self._has_slot = True
+        return True
 
     def _take(self, plan: FleetPlan) -> None:
         self._plan = plan
@@ -212,23 +228,11 @@ class SlotFollower:
             is_wanted = new is not None and new.since == source.since
             if source.name in self._handing_over or (is_wanted and source.name not in lost):
                 continue
-            if source.name in lost and await self._must_give_way(source):
-                return
-            release = self._supervisor.hand_over([source.name])
+            if source.name in self._plan.sources:
+                release = self._supervisor.hand_over([source.name])
+            else:
+                release = self._supervisor.remove([source.name])
             self._handing_over[source.name] = asyncio.create_task(release)
-
-    async def _must_give_way(self, source: RunSource) -> bool:
-        """End the run and return True if a newer instance of this slot took a source from it."""
-        assert self._store is not None
-        owners = await in_thread(self._store.owners, [source.name])
-        owner = owners[source.name]
-        if next_step(owner, self._run, source.since, True, 0.0, True) is not NextStep.GIVE_WAY:
-            return False
-        self._supervisor.give_way(
-            f"slot {self._slot}: a newer instance of it has its sources (now: {owner.name}); this "
-            "one ends"
-        )
-        return True
 
     # -- sources that arrive
 
@@ -251,7 +255,7 @@ class SlotFollower:
             owner = owners[name]
             began = self._waits_since.get(name, now)
             since = wanted[name].since
-            step = next_step(owner, self._run, since, owner.run in alive, now - began, False)
+            step = next_step(owner, self._run, since, owner.run in alive, now - began)
             if step is NextStep.WAIT:
                 waiting[name] = began
             elif step is NextStep.REFUSE:
@@ -266,10 +270,6 @@ class SlotFollower:
             await self._supervisor.add([source], take_over=True, by_hand=False)
         except AWAY_ERRORS:
             raise
-        except TakenOver as error:
-            lost = RunSource(name=name, since=wanted.since)
-            if not await self._must_give_way(lost):
-                self._refuse(name, str(error))
         except FramegateError as error:
             self._refuse(name, str(error))
         else:

@@ -87,7 +87,7 @@ def test_of_two_instances_of_a_slot_the_older_ends_and_no_late_result_gets_throu
             at.start("a", "host_2")
             ended = older.wait()
             assert ended.code == TAKEN_OVER, ended.err
-            assert "slot a: a newer instance of it has its sources" in ended.err
+            assert "slot a: a newer instance of it is up" in ended.err
             again = at.start("a", "host_1")
             assert again.wait().code == TAKEN_OVER, "nor does it take them back when restarted"
             whole(at, "one", "two")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from framegate.pipeline.contracts.errors import FramegateError, StoreRefused
+from framegate.pipeline.contracts.errors import FramegateError, StoreRefused, TakenOver
 from framegate.pipeline.fleet.fleet_store import (
     COMMAND_S,
     KEPT,
@@ -22,6 +22,7 @@ from framegate.pipeline.fleet.fleet_store import (
     SourceOwner,
 )
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource, SlotRoom
+from framegate.pipeline.store.admin import StoreAdmin
 from tests.support.servers import server
 
 
@@ -97,6 +98,24 @@ def test_a_sign_of_life_expires_and_is_removed_by_its_own_run_only(
     assert store.signs(["a"]) == {"a": sign}
     store.sign_off("a", "run-1")
     assert store.signs(["a"]) == {}
+
+
+def test_of_two_instances_of_a_slot_the_newer_is_current_until_it_ends(
+    store: FleetStore, url: str
+) -> None:
+    admin = StoreAdmin(url)
+    admin.prepare()
+    admin.close()
+    store.claim_slot("a", "one", "host 1")
+    store.claim_slot("a", "two", "host 2")
+    assert (store.has_slot("a", "one"), store.has_slot("a", "two")) == (False, True)
+    with pytest.raises(TakenOver, match=r"slot a: a newer instance of it is up \(host 2\)"):
+        store.claim_slot("a", "one", "host 1")
+    store.release_slot("a", "one")
+    assert store.has_slot("a", "two")
+    store.release_slot("a", "two")
+    store.claim_slot("a", "one", "host 1")
+    assert store.has_slot("a", "one")
 
 
 def test_owners_of_sources(store: FleetStore, url: str) -> None:

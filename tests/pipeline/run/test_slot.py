@@ -12,43 +12,39 @@ OTHER = "run-2"
 
 
 @pytest.mark.parametrize(
-    ("owner", "since", "is_alive", "waited_s", "was_ours", "expected"),
+    ("owner", "since", "is_alive", "waited_s", "expected"),
     [
-        pytest.param(SourceOwner(), 1, False, 0.0, False, NextStep.CLAIM, id="never owned"),
+        pytest.param(SourceOwner(), 1, False, 0.0, NextStep.CLAIM, id="never owned"),
         pytest.param(
-            SourceOwner("", "old", 1), 2, False, 0.0, False, NextStep.CLAIM, id="released"
+            SourceOwner("", "old", 1), 2, False, 0.0, NextStep.CLAIM, id="released"
         ),
         pytest.param(
-            SourceOwner(MINE, "me", 1), 2, True, 0.0, False, NextStep.CLAIM, id="ours, from before"
+            SourceOwner(MINE, "me", 1), 2, True, 0.0, NextStep.CLAIM, id="ours, from before"
         ),
         pytest.param(
-            SourceOwner(OTHER, "b", 1), 2, True, 0.0, False, NextStep.WAIT, id="b still finishes"
+            SourceOwner(OTHER, "b", 1), 2, True, 0.0, NextStep.WAIT, id="b still finishes"
         ),
         pytest.param(
-            SourceOwner(OTHER, "b", 1), 2, True, HAND_OVER_S, False, NextStep.CLAIM,
+            SourceOwner(OTHER, "b", 1), 2, True, HAND_OVER_S, NextStep.CLAIM,
             id="b takes too long",
         ),
         pytest.param(
-            SourceOwner(OTHER, "b", 1), 2, False, 0.0, False, NextStep.CLAIM, id="b is dead"
+            SourceOwner(OTHER, "b", 1), 2, False, 0.0, NextStep.CLAIM, id="b is dead"
         ),
         pytest.param(
-            SourceOwner(OTHER, "a", 2), 2, True, 0.0, False, NextStep.CLAIM,
+            SourceOwner(OTHER, "a", 2), 2, True, 0.0, NextStep.CLAIM,
             id="an older instance of this slot",
         ),
         pytest.param(
-            SourceOwner(OTHER, "a", 2), 2, True, 0.0, True, NextStep.GIVE_WAY,
-            id="a newer instance of this slot",
-        ),
-        pytest.param(
-            SourceOwner(OTHER, "b", 3), 2, True, 99.0, True, NextStep.WAIT,
+            SourceOwner(OTHER, "b", 3), 2, True, 99.0, NextStep.WAIT,
             id="a plan that this slot has not read",
         ),
         pytest.param(
-            SourceOwner("", "b", 3), 2, True, 99.0, False, NextStep.WAIT,
+            SourceOwner("", "b", 3), 2, True, 99.0, NextStep.WAIT,
             id="released under a plan that this slot has not read",
         ),
         pytest.param(
-            SourceOwner(OTHER, "a run", 0), 2, True, 99.0, False, NextStep.REFUSE, id="no slot"
+            SourceOwner(OTHER, "a run", 0), 2, True, 99.0, NextStep.REFUSE, id="no slot"
         ),
     ],
 )  # fmt: skip
@@ -57,7 +53,6 @@ def test_the_next_step(
     since: int,
     is_alive: bool,
     waited_s: float,
-    was_ours: bool,
     expected: NextStep,
 ) -> None:
-    assert next_step(owner, MINE, since, is_alive, waited_s, was_ours) is expected
+    assert next_step(owner, MINE, since, is_alive, waited_s) is expected
