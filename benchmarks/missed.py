@@ -249,6 +249,18 @@ REASONS: dict[tuple[str, str], Reason] = {
         "of 420 miscounted frames of 1500, one shows more than there is; the others miss a thing",
         "a filter cannot: it takes a detector that finds more",
     ),
+    ("together", "encoder above"): Reason(
+        "training by masking and contrast adds little to the same encoder with random weights "
+        "(`untrained`): to predict what is hidden, it needs no link of sound and place at one "
+        "moment",
+        "the products of sound and place (`aligned`), which need no training",
+    ),
+    ("together", "AP with 10 % of the labels"): Reason(
+        "no side reaches it, nor does a rule that was written for each question and needs no "
+        "labels: in noise, YAMNet gives 29 to 50 % of the judged windows of an asked sound its "
+        "label with a score of .3",
+        "more labels; a rule with `after` where words can name the question",
+    ),
     ("trackers", "clips that report: mean f1"): Reason(
         "F1 .693, with the chosen settings ByteTrack .716 and OC-SORT .721: they show boxes of "
         "lower scores, and find more on the car clip (.792, .902 and .809), the dashcam (.519, "

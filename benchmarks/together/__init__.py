@@ -90,18 +90,15 @@ def answer(
     rows = encoded(encoder, taught)
     order = np.random.default_rng(seed).permutation(len(judged))
     shuffled = judged.with_sound_of(order)
-    tried = {
-        "ours": encoded(encoder, judged),
-        "shuffled": encoded(encoder, shuffled),
-        "no_sound": encoded(encoder, judged, without="sound"),
-    }
-    for name, values in tried.items():
-        answers.all[name] = rivals.logistic(rows, taught.truth, values)
-    answers.few["ours"] = rivals.logistic(rows[few], taught.truth[few], tried["ours"])
+    values = encoded(encoder, judged)
+    ours = rivals.logistic(rows, taught.truth)
+    answers.all["ours"] = ours(values)
+    answers.all["shuffled"] = ours(encoded(encoder, shuffled))
+    answers.all["no_sound"] = ours(encoded(encoder, judged, without="sound"))
+    answers.few["ours"] = rivals.logistic(rows[few], taught.truth[few])(values)
     untrained = fresh(seed)
-    answers.all["untrained"] = rivals.logistic(
-        encoded(untrained, taught), taught.truth, encoded(untrained, judged)
-    )
+    by_untrained = rivals.logistic(encoded(untrained, taught), taught.truth)
+    answers.all["untrained"] = by_untrained(encoded(untrained, judged))
     return answers
 
 

@@ -30,6 +30,7 @@ from framegate.pipeline.contracts.visits import PathPoint, Visit
 from framegate.pipeline.review.logistic import regression
 
 Scores = npt.NDArray[np.float64]
+Answerer = Callable[[npt.NDArray[Any]], Scores]
 _PRIORS: Final = (3.0, 30.0, 300.0)  # precisions of a weight, of which the best by folds is taken
 _FOLDS: Final = 3
 _NEIGHBOURS: Final = 5
@@ -40,10 +41,11 @@ _LABELS: Final = ("person", "car", "dog", "chair")  # of a visit, for each of KI
 _PARTS: Final = ("path", "looks", "sound", "words")
 
 
-def logistic(
-    rows: npt.NDArray[Any], truth: npt.NDArray[np.bool_], judged: npt.NDArray[Any]
-) -> Scores:
-    """Fit logistic regression and return the sums for judged rows; the prior is chosen by folds."""
+def logistic(rows: npt.NDArray[Any], truth: npt.NDArray[np.bool_]) -> Answerer:
+    """Fit logistic regression, with the prior that folds choose.
+
+    Return the function from rows, (N, K), to their sums, (N,).
+    """
     middle, scale = rows.mean(0), rows.std(0)
     scale[scale < 1e-6] = np.inf
     inputs = _with_bias((rows - middle) / scale)
@@ -61,7 +63,8 @@ def logistic(
             loss += float(np.logaddexp(0, np.where(truth[is_left], -sums, sums)).sum())
         if loss < least:
             best, least = prior, loss
-    return _with_bias((judged - middle) / scale) @ _weights(inputs, truth, best)
+    final = _weights(inputs, truth, best)
+    return lambda judged: _with_bias((judged - middle) / scale) @ final
 
 
 def _with_bias(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -116,7 +119,7 @@ def joined(windows: Windows, parts: tuple[str, ...] = _PARTS) -> npt.NDArray[np.
 
 def by_frozen(taught: Windows, judged: Windows) -> Scores:
     """Fit logistic regression on all frozen features."""
-    return logistic(joined(taught), taught.truth, joined(judged))
+    return logistic(joined(taught), taught.truth)(joined(judged))
 
 
 def aligned(windows: Windows) -> npt.NDArray[np.float32]:
@@ -134,7 +137,7 @@ def aligned(windows: Windows) -> npt.NDArray[np.float32]:
 
 def by_aligned(taught: Windows, judged: Windows) -> Scores:
     """Fit it on frozen features, and on what was heard at each place."""
-    return logistic(aligned(taught), taught.truth, aligned(judged))
+    return logistic(aligned(taught), taught.truth)(aligned(judged))
 
 
 def visits_of(windows: Windows, with_sounds: bool) -> list[Visit]:
@@ -171,25 +174,25 @@ def by_like(taught: Windows, judged: Windows, with_sounds: bool = True) -> Score
         np.array([numbers_of(visit) for visit in visits_of(windows, with_sounds)])
         for windows in (taught, judged)
     )
-    return logistic(rows, taught.truth, others)
+    return logistic(rows, taught.truth)(others)
 
 
 def by_picture(taught: Windows, judged: Windows) -> Scores:
     """Fit it on what is seen, with the words."""
     parts = ("path", "looks", "words")
-    return logistic(joined(taught, parts), taught.truth, joined(judged, parts))
+    return logistic(joined(taught, parts), taught.truth)(joined(judged, parts))
 
 
 def by_sound(taught: Windows, judged: Windows) -> Scores:
     """Fit it on what is heard."""
-    return logistic(joined(taught, ("sound",)), taught.truth, joined(judged, ("sound",)))
+    return logistic(joined(taught, ("sound",)), taught.truth)(joined(judged, ("sound",)))
 
 
 def by_late_fusion(taught: Windows, judged: Windows) -> Scores:
     """Fit it on each part alone, and add the sums."""
     total = np.zeros(len(judged))
     for part in _PARTS:
-        total += logistic(frozen(taught)[part], taught.truth, frozen(judged)[part])
+        total += logistic(frozen(taught)[part], taught.truth)(frozen(judged)[part])
     return total
 
 
