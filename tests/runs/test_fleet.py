@@ -138,6 +138,11 @@ def test_a_slot_states_why_it_cannot_serve_a_source(tmp_path: Path) -> None:
         assert "which is no slot, owns it; stop that run" in unserved["theirs"]
         at.reader.client.hset("fg:{theirs}:own", "run", "")
         at.until("theirs", 1)
+        del sources["one"]
+        at.apply({"a": 2.0}, sources)
+        released = "the source that left the fleet is released"
+        wait_until(released, lambda: not at.reader.client.hget("fg:{one}:own", "run"))
+        assert at.ended("one"), "with its last end, which closes its episodes"
 
 
 def test_a_slot_without_its_store_lets_its_cameras_go_until_the_store_is_back(
