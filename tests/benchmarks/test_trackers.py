@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,16 @@ def test_each_tracker_follows_both_walkers_from_the_same_boxes(name: str) -> Non
         late = FRAMES - round(row["recall"] * FRAMES)
         assert late <= 2, "a number comes with the third box at the latest"
         assert row["hota"] > 0.9
+
+
+def test_ours_has_the_windows_of_a_run_unless_they_are_left_out() -> None:
+    """The first look begins tracks, the others have scores between candidate and object."""
+    looks = two_walkers(0.32)
+    first = dataclasses.replace(looks.boxes[0], scores=np.full(2, 0.4, np.float32))
+    looks = dataclasses.replace(looks, boxes=(first, *looks.boxes[1:]))
+    # With a number from the second look on, the centre has moved by half a height in 15 frames.
+    assert [len(ids) for _, ids in ours(looks)] == [0] * 17 + [2] * 3
+    assert not any(len(ids) for _, ids in ours(looks, with_windows=False))
 
 
 def test_boxes_without_a_number_do_not_count() -> None:
