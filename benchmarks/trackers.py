@@ -49,7 +49,7 @@ from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.file import FileSource
-from framegate.stages.detect.beside_published import candidates
+from framegate.stages.detect.beside_published import candidates, least_scores
 from framegate.stages.detect.estimate import conclude, settings_for
 from framegate.stages.detect.look_plan import whole_plan
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
@@ -175,7 +175,11 @@ def ours(looks: RecordedLooks, with_windows: bool = True) -> Shown:
         estimate = conclude(frame, plan, [boxes], settings)
         memory, tracks = estimate.memory, estimate.tracks
         hidden = candidates(estimate, settings.calm, coco.LABELS)
-        detections = msgspec.structs.replace(detections_of(plan, estimate, ()), candidates=hidden)
+        detections = msgspec.structs.replace(
+            detections_of(plan, estimate, ()),
+            candidates=hidden,
+            least=least_scores(hidden, settings.calm),
+        )
         now = StoredMoment(1, number, pts, pts)
         stepped = step(windows, detections, before, now, decides=with_windows)
         windows, before = stepped.windows, now

@@ -42,6 +42,8 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     candidates  tracked objects whose scores are too low to be published
     refuted  tracked objects of detect that the last answer of the heavy model does not contain
     confirmed  tracks of the objects that it contains
+    least    for the labels of its candidates, the score above which one may appear; to stay
+             published, it needs less
     sure     for the labels of its objects and candidates, the score from which one look is enough
              to publish an object; 0 or none: unknown, or there is no gate, or the user has set the
              lowest score
@@ -69,6 +71,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     candidates: tuple[Object, ...] = ()
     refuted: tuple[Object, ...] = ()
     confirmed: tuple[int, ...] = ()
+    least: Mapping[str, float] = {}
     sure: Mapping[str, float] = {}
 
     def share_looked_at(self, box: Box) -> float:

@@ -157,8 +157,8 @@ class CalmSettings:
                 because a mean reaches a value less often than the best look does
     kept        0..1, the same for an object that is published already and has a track
     candidate   0..1, lowest score of an input box, which is evidence although it is not published
-    candidate_share  0..1, share of `shown` above which a tracked object is a candidate: it may be
-                published for other reasons than its score
+    candidate_share  0..1, share of `shown` and of `kept` above which a tracked object may appear
+                and stay for other reasons than its score
     own         (class id, shown, kept), both thresholds of single classes, at least the common ones
     first       0..1, margin above `shown` that a first look needs; otherwise a second look decides
     looks       at least 1, number of looks in a mean; older looks are forgotten exponentially
@@ -247,14 +247,21 @@ def _least_of(class_ids: IntArray, settings: CalmSettings) -> tuple[FloatArray, 
 
 
 def least_of_candidates(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
-    """Return the score above which a tracked object is a candidate, float32 (N,).
+    """Return the score above which a tracked object is a candidate, float32 (N,). To appear, it
+    needs that of `candidate_score`.
 
     Where a published object needs the same score as one that appears, a user has set it; then
     nothing below it may be published.
     """
     shown, kept = _least_of(class_ids, settings)
-    least: FloatArray = np.where(kept < shown, shown * np.float32(settings.candidate_share), shown)
+    least: FloatArray = np.where(kept < shown, kept * np.float32(settings.candidate_share), shown)
     return least
+
+
+def candidate_score(class_id: int, settings: CalmSettings) -> float:
+    """Return the score above which a candidate may appear, of a class."""
+    own = {each: shown for each, shown, _ in settings.own}
+    return round(own.get(class_id, settings.shown) * settings.candidate_share, 4)
 
 
 def sure_score(class_id: int, settings: CalmSettings) -> float:

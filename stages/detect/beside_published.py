@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,11 @@ import numpy as np
 from framegate.models import colours
 from framegate.models.boxes import FloatArray, IndexArray
 from framegate.models.picture import Picture
-from framegate.models.tracking.calm import CalmSettings, least_of_candidates
+from framegate.models.tracking.calm import (
+    CalmSettings,
+    candidate_score,
+    least_of_candidates,
+)
 from framegate.pipeline.contracts.results import Object, Origin
 from framegate.stages.detect.estimate import Estimate
 from framegate.stages.detect.memory import KnownBoxes
@@ -70,6 +74,11 @@ def candidates(
     chosen = np.flatnonzero(means > least)
     order = chosen[np.argsort(-means[chosen], kind="stable")]
     return _objects(known, rows[order], means[order].tolist(), labels, estimate.memory.clock_s)
+
+
+def least_scores(found: Sequence[Object], settings: CalmSettings) -> Mapping[str, float]:
+    """Return the score above which a candidate may appear, for each label of the candidates."""
+    return {each.label: candidate_score(each.class_id, settings) for each in found}
 
 
 class CarriedCandidates:

@@ -35,6 +35,7 @@ from framegate.stages.detect.beside_published import (
     BesidePublished,
     CarriedCandidates,
     candidates,
+    least_scores,
     seen_objects,
 )
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
@@ -148,7 +149,10 @@ class Detect(DeclaredDetect[DetectState]):
             output = self._output(item, plan, estimate, served, beside.candidates)
             if beside.seen or beside.candidates:
                 output = msgspec.structs.replace(
-                    output, feature_model=_feature_model(beside, served), **beside._asdict()
+                    output,
+                    feature_model=_feature_model(beside, served),
+                    least=least_scores(beside.candidates, served.settings.calm),
+                    **beside._asdict(),
                 )
             self._keep_changes(item, plan, output)
             if digest != filters[source]:

@@ -137,6 +137,7 @@ class Windows(Stage[WindowsState]):
                     candidates=(),
                     refuted=(),
                     confirmed=(),
+                    least={},
                     sure={},
                 )
             outputs.append(output)
@@ -299,7 +300,7 @@ def _decided(detections: Detections, windows: ObjectWindows) -> tuple[Object, ..
     moving = [
         each
         for each in detections.candidates
-        if each.track is not None and is_moving(windows[each.track].evidence, each)
+        if each.track is not None and _is_shown(windows[each.track], each, detections)
     ]
     furniture = {
         each.track
@@ -321,6 +322,16 @@ def _decided(detections: Detections, windows: ObjectWindows) -> tuple[Object, ..
                 objects[double], track=each.track, untracked=None
             )
     return tuple(objects)
+
+
+def _is_shown(window: ObjectWindow, candidate: Object, detections: Detections) -> bool:
+    """Return whether a candidate is published: it moves, and its score is enough to appear, or it
+    was published in the frame before.
+    """
+    is_new = window.began is None or window.last is not None
+    if is_new and candidate.score <= detections.least.get(candidate.label, 0.0):
+        return False
+    return is_moving(window.evidence, candidate)
 
 
 def ended(

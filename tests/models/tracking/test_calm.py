@@ -14,6 +14,8 @@ from framegate.models.tracking.calm import (
     CalmSettings,
     CalmState,
     CalmStateUnreadable,
+    candidate_score,
+    least_of_candidates,
     not_calmed,
     step,
     sure_score,
@@ -241,3 +243,11 @@ def test_other_bytes_are_refused() -> None:
     for data in (b"", whole[:-1], whole + b"x", b"\x09" + whole[1:]):
         with pytest.raises(CalmStateUnreadable):
             CalmState.from_bytes(data)
+
+
+def test_a_candidate_stays_at_a_lower_score_than_it_appears_except_at_scores_of_users() -> None:
+    chosen = replace(PLAIN, shown=0.4, kept=0.36, own=((2, 0.5, 0.5), (3, 0.6, 0.5)))
+    least = least_of_candidates(np.array([0, 2, 3], np.int32), chosen)
+    assert least.tolist() == pytest.approx([0.252, 0.5, 0.35])
+    appear = [candidate_score(class_id, chosen) for class_id in (0, 3)]
+    assert appear == pytest.approx([0.28, 0.42])

@@ -3,8 +3,9 @@
     python -m tests.stages.windows.record DATA [CLIP ...]
 
 writes recorded/CLIP.msgpack.xz: the names of the models, and for each frame its time stamp, objects
-and candidates, each as (track, label, score, box, origin). The models name the precision, which a
-trial chooses on each machine and by which F1 differs; for one precision all recordings are equal.
+and candidates, each as (track, label, score, box, origin), and the scores above which candidates of
+these labels may appear. The models name the precision, which a trial chooses on each machine and
+by which F1 differs; for one precision all recordings are equal.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FOLDER: Final = Path(__file__).parent / "recorded"
 CLIPS: Final = ("escalator-cctv", "dashcam-solidWhiteRight", "pets09-s2l1-view001-part1")
 Box = tuple[float, float, float, float]
 Row = tuple[int | None, str, float, Box, Origin]
-Frame = tuple[float | None, list[Row], list[Row]]
+Frame = tuple[float | None, list[Row], list[Row], dict[str, float]]
 Recording = tuple[tuple[str, ...], list[Frame]]
 
 
@@ -39,12 +40,18 @@ def recorded(clip: str) -> list[tuple[float | None, Detections]]:
     """Return the time stamp of each frame, and what detect gave."""
     data = lzma.decompress((FOLDER / f"{clip}.msgpack.xz").read_bytes())
     _, frames = msgspec.msgpack.decode(data, type=Recording)
-    return [(pts, _detections(objects, candidates)) for pts, objects, candidates in frames]
+    return [(pts, _detections(*given)) for pts, *given in frames]
 
 
-def _detections(objects: list[Row], candidates: list[Row]) -> Detections:
+def _detections(objects: list[Row], candidates: list[Row], least: dict[str, float]) -> Detections:
     return Detections(
-        "detected", "whole", "changed", _objects(objects), (), candidates=_objects(candidates)
+        "detected",
+        "whole",
+        "changed",
+        _objects(objects),
+        (),
+        candidates=_objects(candidates),
+        least=least,
     )
 
 
@@ -67,7 +74,8 @@ def record(data: Path, name: str) -> None:
                 break
             (output,) = detect.feed([frame])
             models = output.models
-            given = frame.item.record.pts, rows(output.objects), rows(output.candidates)
+            least = dict(output.least)
+            given = frame.item.record.pts, rows(output.objects), rows(output.candidates), least
             frames.append(given)
     file = FOLDER / f"{name}.msgpack.xz"
     recording: Recording = models, frames

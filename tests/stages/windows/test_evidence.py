@@ -57,6 +57,31 @@ def test_a_candidate_appears_at_its_third_look_if_it_has_moved_by_half_its_heigh
     assert not any(shown(standing, published=False))
 
 
+def test_a_candidate_that_is_published_stays_at_a_lower_score_than_it_appears() -> None:
+    """The score to appear is 0.3; detect gives no candidate that may not even stay."""
+
+    def shown_with(scores: Sequence[float]) -> list[bool]:
+        windows: ObjectWindows = {}
+        before: StoredMoment | None = None
+        found = []
+        for number, score in enumerate(scores):
+            candidates = (person(20.0 * number, score),) if score else ()
+            given = Detections(
+                "detected", "whole", "changed", (), (), candidates=candidates, least={"person": 0.3}
+            )
+            now = StoredMoment(1, number, number / FPS, 0.0)
+            windows, objects = step(windows, given, before, now)
+            before = now
+            found.append(bool(objects))
+        return found
+
+    low, high = 0.28, 0.31
+    assert not any(shown_with([low] * 8))
+    assert shown_with([high] * 3 + [low] * 4) == [False] * 2 + [True] * 5
+    gone = shown_with([high] * 3 + [low, 0, low, high, low])
+    assert gone == [False, False, True, True, False, False, True, True]
+
+
 def test_a_candidate_whose_box_shrinks_to_a_thing_that_hides_it_is_hidden() -> None:
     walking = [person(20.0 * n) for n in range(6)]
     sign = msgspec.structs.replace(walking[-1], box=(100.0, 40.0, 110.0, 50.0))
