@@ -236,7 +236,8 @@ def step(
     decides  whether the windows decide about objects; otherwise those of `detections` are published
     """
     there = _tracked(detections.objects)
-    hidden = _tracked((*detections.candidates, *detections.refuted))
+    candidates = _possible(detections, windows)
+    hidden = _tracked((*candidates, *detections.refuted))
     lasts_ms = _LONGEST_MS
     if before is not None:
         lasts_ms = min(now.ms - before.ms, _LONGEST_MS)
@@ -247,7 +248,7 @@ def step(
         after[number] = watched(window, detected, compared)
     objects, shown = detections.objects, there
     if decides:
-        objects = _decided(detections, after)
+        objects = _decided(detections, candidates, after)
     if objects is not detections.objects:
         shown = _tracked(objects)
     looks = {each.track: each for each in detections.seen}
@@ -267,6 +268,19 @@ def step(
         if windows.get(number) is not window:
             return Stepped({**windows, **after}, objects)
     return Stepped(windows, objects)
+
+
+def _possible(detections: Detections, windows: ObjectWindows) -> list[Object]:
+    """Return the candidates with the score to appear, and those that were published in the frame
+    before, for which less is enough.
+    """
+    possible = []
+    for each in detections.candidates:
+        window = windows.get(each.track or 0)
+        is_published = window is not None and window.began is not None and window.last is None
+        if is_published or each.score > detections.least.get(each.label, 0.0):
+            possible.append(each)
+    return possible
 
 
 def _tracked(objects: Sequence[Object]) -> dict[int, Object]:
@@ -290,7 +304,9 @@ def _compared(
     return evidence.compared(stirs(detected, detections.changes), lasts_ms)
 
 
-def _decided(detections: Detections, windows: ObjectWindows) -> tuple[Object, ...]:
+def _decided(
+    detections: Detections, candidates: Sequence[Object], windows: ObjectWindows
+) -> tuple[Object, ...]:
     """Return the published objects: those of detect or the heavy model that are no furniture, and
     moving candidates.
 
@@ -299,8 +315,8 @@ def _decided(detections: Detections, windows: ObjectWindows) -> tuple[Object, ..
     """
     moving = [
         each
-        for each in detections.candidates
-        if each.track is not None and _is_shown(windows[each.track], each, detections)
+        for each in candidates
+        if each.track is not None and is_moving(windows[each.track].evidence, each)
     ]
     furniture = {
         each.track
@@ -322,16 +338,6 @@ def _decided(detections: Detections, windows: ObjectWindows) -> tuple[Object, ..
                 objects[double], track=each.track, untracked=None
             )
     return tuple(objects)
-
-
-def _is_shown(window: ObjectWindow, candidate: Object, detections: Detections) -> bool:
-    """Return whether a candidate is published: it moves, and its score is enough to appear, or it
-    was published in the frame before.
-    """
-    is_new = window.began is None or window.last is not None
-    if is_new and candidate.score <= detections.least.get(candidate.label, 0.0):
-        return False
-    return is_moving(window.evidence, candidate)
 
 
 def ended(
