@@ -266,13 +266,6 @@ REASONS: dict[tuple[str, str], Reason] = {
         "label with a score of .3",
         "more labels; a rule with `after` where words can name the question",
     ),
-    ("trackers", "clips that report: mean f1"): Reason(
-        "F1 .693, with the chosen settings ByteTrack .716 and OC-SORT .721: they show boxes of "
-        "lower scores, and find more on the car clip (.792, .902 and .809), the dashcam (.519, "
-        ".625 and .603) and the motorway (.863, .906 and .883)",
-        "the windows of tracks, which are not in this benchmark: with them, a moving object of low "
-        "score is published; a lower min_score",
-    ),
     ("trackers", "pets09-s2l1-view001-part1: hota"): Reason(
         "ByteTrack's defaults start a number at a score of 0.7, ours at 0.385: fewer objects have "
         "one (recall .738 and .842, F1 .808 and .831), so fewer numbers change (5 and 13)",
