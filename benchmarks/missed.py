@@ -268,7 +268,7 @@ REASONS: dict[tuple[str, str], Reason] = {
     ),
     ("trackers", "pets09-s2l1-view001-part1: hota"): Reason(
         "ByteTrack's defaults start a number at a score of 0.7, ours at 0.385: fewer objects have "
-        "one (recall .738 and .842, F1 .808 and .831), so fewer numbers change (5 and 13)",
+        "one (recall .738 and .889, F1 .808 and .858), so fewer numbers change (5 and 12)",
         "appearance beside overlap where people meet",
     ),
     ("trackers", "mot16-04-night-1080p"): Reason(
