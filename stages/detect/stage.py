@@ -148,12 +148,7 @@ class Detect(DeclaredDetect[DetectState]):
             last[source] = item
             output = self._output(item, plan, estimate, served, beside.candidates)
             if beside.seen or beside.candidates:
-                output = msgspec.structs.replace(
-                    output,
-                    feature_model=_feature_model(beside, served),
-                    least=least_scores(beside.candidates, served.settings.calm),
-                    **beside._asdict(),
-                )
+                output = _with_beside(output, beside, served)
             self._keep_changes(item, plan, output)
             if digest != filters[source]:
                 filters[source] = digest
@@ -358,6 +353,16 @@ class Detect(DeclaredDetect[DetectState]):
             own = in_pixels_of(item.record, polygons)
             self._ignored[key] = ignored_tiles(own, grid_of(form.width, form.height))
         return self._ignored[key]
+
+
+def _with_beside(output: Detections, beside: BesidePublished, served: ServedModel) -> Detections:
+    """Return the output with what only the stage windows reads."""
+    return msgspec.structs.replace(
+        output,
+        feature_model=_feature_model(beside, served),
+        least=least_scores(beside.candidates, served.settings.calm),
+        **beside._asdict(),
+    )
 
 
 def _feature_model(beside: BesidePublished, served: ServedModel) -> str:
