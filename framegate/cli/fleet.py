@@ -149,6 +149,7 @@ class SlotStatus(msgspec.Struct, frozen=True):
     host     of its process; "" if it is away
     version  version of the plan that it follows; 0 if it is away
     load     CPU cores that its sources need
+    http     HOST:PORT at which other hosts reach its HTTP port; "": they cannot, or it is away
     """
 
     slot: str
@@ -159,6 +160,7 @@ class SlotStatus(msgspec.Struct, frozen=True):
     load: float
     sources: int
     serves: int
+    http: str = ""
 
 
 class FleetStatus(msgspec.Struct, frozen=True):
@@ -190,7 +192,15 @@ def status_of(
         load = plan.load(name)
         slots.append(
             SlotStatus(
-                name, state, sign.host, sign.version, room.cores, load, n_sources, sign.serves
+                name,
+                state,
+                sign.host,
+                sign.version,
+                room.cores,
+                load,
+                n_sources,
+                sign.serves,
+                sign.http,
             )
         )
     unserved = {}
@@ -225,9 +235,7 @@ def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
     width = max((len(each.slot) for each in status.slots), default=4)
     print(f"{'slot':<{width}}  state    load  cores  sources  host")
     for each in status.slots:
-        host = each.host
-        if host and each.version < status.version:
-            host += f" (still follows version {each.version})"
+        host = _host_of(each, status.version)
         print(
             f"{each.slot:<{width}}  {each.state:<7}  {each.load:>4.1f}  {each.cores:>5.1f}  "
             f"{f'{each.serves}/{each.sources}':>7}  {host}".rstrip()
@@ -235,3 +243,13 @@ def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
     for name, why in status.unserved.items():
         print(f"source {name}: {why}")
     return Exit.DONE
+
+
+def _host_of(slot: SlotStatus, version: int) -> str:
+    """Return the host of a slot, its HTTP address, and the version that it follows if not this."""
+    if not slot.host:
+        return ""
+    notes = [slot.http or "no HTTP port for other hosts"]
+    if slot.version < version:
+        notes.append(f"still follows version {slot.version}")
+    return f"{slot.host} ({', '.join(notes)})"

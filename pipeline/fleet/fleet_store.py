@@ -38,6 +38,7 @@ class SlotSign(msgspec.Struct, frozen=True):
     version  version of the plan that it follows
     serves   number of its sources that it serves
     refused  why it does not serve the rest of them, by source
+    http     HOST:PORT at which other hosts reach its HTTP port; "": they cannot
     """
 
     run: str
@@ -45,6 +46,7 @@ class SlotSign(msgspec.Struct, frozen=True):
     version: int
     serves: int
     refused: dict[str, str] = {}
+    http: str = ""
 
 
 class SourceOwner(msgspec.Struct, frozen=True):

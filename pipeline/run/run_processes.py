@@ -136,7 +136,7 @@ async def supervise(
     sinks = _sinks_process(setup, plan, supervisor, http)
     if sinks is not None:
         tasks.append(asyncio.create_task(sinks.serve()))
-    tasks += _slot_tasks(supervisor)
+    tasks += _slot_tasks(supervisor, setup.listening)
     for task in tasks:
         task.add_done_callback(_log_error)
     try:
@@ -166,12 +166,14 @@ async def _stop_printer(printer: Printer, code: Exit) -> None:
     await in_thread(printer.stop, patience_s)
 
 
-def _slot_tasks(supervisor: Supervisor) -> list[asyncio.Task[None]]:
+def _slot_tasks(
+    supervisor: Supervisor, listening: socket.socket | None
+) -> list[asyncio.Task[None]]:
     """Return the task that follows the plan of a fleet if the run is a slot of one."""
     slot = supervisor.plan.slot
     if not slot:
         return []
-    return [asyncio.create_task(SlotFollower(slot, supervisor).run())]
+    return [asyncio.create_task(SlotFollower(slot, supervisor, listening).run())]
 
 
 def _projector(setup: RunSetup, plan: Plan) -> Projector:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
+from urllib.parse import urlsplit
 
 from framegate.pipeline.config.sources import read_sources
 from framegate.pipeline.contracts.errors import (
@@ -32,7 +33,9 @@ from framegate.pipeline.fleet.plan import FleetPlan, FleetSource
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.source_forms import file_faults, run_source
 from framegate.pipeline.run.supervisor import Supervisor
+from framegate.pipeline.system.ports import own_address
 from framegate.pipeline.system.process import in_thread
+from framegate.pipeline.web.port import outside_address
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +80,16 @@ def next_step(
 class SlotFollower:
     """Follows the plan of the fleet for a run. All methods run in its event loop."""
 
-    def __init__(self, slot: str, supervisor: Supervisor) -> None:
-        """slot: name of the slot that the run of this supervisor is."""
+    def __init__(self, slot: str, supervisor: Supervisor, listening: socket.socket | None) -> None:
+        """Keep the parts.
+
+        slot       name of the slot that the run of this supervisor is
+        listening  socket of its HTTP port; None if it is off
+        """
         self._slot = slot
         self._supervisor = supervisor
+        self._listening = listening
+        self._http: str | None = None  # as in SlotSign; None: it is not known so far
         self._run = supervisor.plan.run
         self._store: FleetStore | None = None
         self._plan = FleetPlan()
@@ -177,8 +186,22 @@ class SlotFollower:
         self._signed_mono = now
         serves = len(self._supervisor.sources.specs())
         version = self._plan.version
-        sign = SlotSign(self._run, socket.gethostname(), version, serves, self._refused)
+        if self._http is None:
+            self._http = await self._outside_address()
+        sign = SlotSign(self._run, socket.gethostname(), version, serves, self._refused, self._http)
         await in_thread(store.sign, self._slot, sign)
+
+    async def _outside_address(self) -> str:
+        """Return the HOST:PORT at which other hosts reach the HTTP port; "" if they cannot."""
+        store = urlsplit(self._supervisor.plan.store).hostname
+        http = outside_address(self._listening, await in_thread(own_address, store))
+        if not http:
+            log.info(
+                "slot %s: other hosts cannot reach its HTTP port, so the fleet's list of targets "
+                "does not name it; framegate run --http 0.0.0.0:8686 opens it",
+                self._slot,
+            )
+        return http
 
     # -- cameras while the store is away
 

@@ -8,6 +8,8 @@ needs its place least. A flood therefore cannot keep a reader out, and cannot fi
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import logging
 import math
 import re
@@ -129,6 +131,25 @@ def _end_when_gone(caller: socket.socket) -> None:
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, GONE_S // 6)
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def own_address(other: str | None) -> str:
+    """Return the address of this host that packets to another host carry.
+
+    other  name or address of that host, such as the one of the store
+
+    The kernel is only asked for the route; no packet is sent. The host name is returned if that
+    route stays on this host, or `other` is None or unknown.
+    """
+    if other:
+        with contextlib.suppress(OSError):
+            family, kind, _, _, place = socket.getaddrinfo(other, 9, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind) as route:
+                route.connect(place)
+                own = str(route.getsockname()[0])
+            if not ipaddress.ip_address(own.partition("%")[0]).is_loopback:
+                return own
+    return socket.gethostname()
 
 
 def listening_at(host: str, port: int, waiting: int = WAITING) -> socket.socket:

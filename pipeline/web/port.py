@@ -144,6 +144,21 @@ def address(listening: socket.socket) -> str:
     return f"{host}:{port}"
 
 
+def outside_address(listening: socket.socket | None, own: str) -> str:
+    """Return the HOST:PORT at which other hosts reach the socket; "" if they cannot.
+
+    own  name or address of this host, for a socket that listens at all addresses
+    """
+    if listening is None or is_loopback(listening):
+        return ""
+    host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = own
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{host}:{port}"
+
+
 def is_loopback(listening: socket.socket) -> bool:
     """Return whether only programs of this host reach the socket."""
     return ipaddress.ip_address(listening.getsockname()[0]).is_loopback

@@ -55,6 +55,7 @@ from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.filters import filter_routes
+from framegate.pipeline.web.fleet import fleet_routes
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
@@ -344,6 +345,7 @@ def make_app(
     streams = AtOnce(limits.streams, "streams")
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving, streams)
     all_routes += filter_routes(Path(spec.folder), spec.store, run.ask_filters)
+    all_routes += fleet_routes(spec.store)
     all_routes += rule_routes(spec.store, run.names, limits)
     recorded: RecordedPictures | None = None
     try:

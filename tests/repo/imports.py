@@ -40,6 +40,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
             "client",
             "config",
             "engine",
+            "fleet",
             "recording",
             "review",
             "shared_memory",

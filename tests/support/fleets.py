@@ -53,15 +53,16 @@ class Fleet:
         """What `fleet status` shows."""
         return json.loads(self.does("status", "--json").out)
 
-    def start(self, slot: str, host: str, url: str = "") -> Command:
+    def start(self, slot: str, host: str, url: str = "", http: str = "off") -> Command:
         """Start a slot as on a host of that name: in a folder of its own.
 
-        url: by which it reaches the store over a link; "": directly
+        url   by which it reaches the store over a link; "": directly
+        http  where its HTTP port listens
         """
         folder = self.folder / host
         if not folder.exists():
             user_folder(folder, more=self._more)
-        words = ("--slot", slot, "-d", "data", "--store", url or self.url, "--http", "off")
+        words = ("--slot", slot, "-d", "data", "--store", url or self.url, "--http", http)
         return self.stack.enter_context(Command(folder, "run", *words))
 
     def slot_of(self, source: str) -> str:

@@ -1,0 +1,114 @@
+"""One view of a fleet: two slots in two processes, and readers that know the store or one port."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from framegate.pipeline.system.ports import own_address
+from framegate.pipeline.web.port import bound, outside_address
+from tests.support.commands import framegate, user_folder
+from tests.support.fleets import Fleet, fleet
+from tests.support.own_servers import free_port
+from tests.support.recorded import write_both
+from tests.support.runs import wait_until
+
+FRAMES = 100
+RECORDS = '[record]\nsources = ["north", "south"]\n'
+VISITS = '[stages.events]\nuse = "user_stages:Visits"\ninput = "cache"\non_lag = "wait"\n'
+
+
+@dataclass(frozen=True)
+class TwoHosts:
+    """Two slots that are up after each has published its source, and the ports of both.
+
+    places  by source: the slot that serves it
+    """
+
+    fleet: Fleet
+    ports: dict[str, int]
+    places: dict[str, str]
+
+    def shown(self, *words: str) -> str:
+        """What a command prints that knows only the store."""
+        folder = user_folder(self.fleet.folder / "reader")
+        ended = framegate(folder, *words, "--store", self.fleet.url)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    def get(self, slot: str, path: str, *, token: bool = True) -> tuple[int, Any]:
+        """Status and JSON of a path at the port of a slot."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[slot]}{path}")
+        if token:
+            secret = (self.fleet.folder / f"host_{slot}" / "data" / "http.token").read_text("utf-8")
+            request.add_header("Authorization", f"Bearer {secret.strip()}")
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            body = error.read()
+            return error.code, json.loads(body) if body.startswith(b"{") else body.decode()
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
+    folder = tmp_path_factory.mktemp("fleet")
+    clip = write_both(folder / "clip.mp4", FRAMES / 25)
+    source = {"url": str(clip), "cost": 0.5}
+    ports = {"a": free_port(), "b": free_port()}
+    with fleet(folder, RECORDS + VISITS) as at:
+        at.apply({"a": 0.5, "b": 0.5}, {"north": source, "south": source})
+        for slot, port in ports.items():
+            at.start(slot, f"host_{slot}", http=f"0.0.0.0:{port}")
+        places = {name: at.slot_of(name) for name in ("north", "south")}
+        assert set(places.values()) == {"a", "b"}
+        for name in places:
+            wait_until(f"{name} has ended", lambda name=name: at.ended(name))
+        yield TwoHosts(at, ports, places)
+
+
+def test_any_slot_lists_all_of_them_for_prometheus(hosts: TwoHosts) -> None:
+    name = socket.gethostname()
+    targets = [
+        {"targets": [f"{name}:{port}"], "labels": {"slot": slot, "host": name}}
+        for slot, port in hosts.ports.items()
+    ]
+    for slot in hosts.ports:
+        assert hosts.get(slot, "/api/v1/fleet/targets") == (200, targets)
+        assert hosts.get(slot, "/api/v1/fleet/targets", token=False)[0] == 401
+    slots = {slot["slot"]: slot["http"] for slot in hosts.fleet.status()["slots"]}
+    assert slots == {slot: f"{name}:{port}" for slot, port in hosts.ports.items()}
+
+
+def test_commands_with_the_store_show_the_sources_of_all_hosts_once(hosts: TwoHosts) -> None:
+    results = [json.loads(line) for line in hosts.shown("results", "--json").splitlines()]
+    shown = sorted((result["source"], result["seq"]) for result in results)
+    assert shown == [(name, seq) for name in ("north", "south") for seq in range(FRAMES)]
+    [views] = [json.loads(line) for line in hosts.shown("watch", "--json", "--once").splitlines()]
+    assert [(view["source"], view["published"]) for view in views] == [
+        ("north", FRAMES),
+        ("south", FRAMES),
+    ]
+    episodes = [json.loads(line) for line in hosts.shown("events", "--json").splitlines()]
+    assert sorted(episode["id"] for episode in episodes) == sorted(
+        f"{name}/visitor/1-{seq}/0" for name in hosts.places for seq in range(0, FRAMES, 4)
+    )
+
+
+def test_a_slot_states_only_an_address_that_other_hosts_reach() -> None:
+    with bound("127.0.0.1:0") as loopback, bound("0.0.0.0:0") as everywhere:
+        assert everywhere is not None
+        port = everywhere.getsockname()[1]
+        assert outside_address(None, "box") == ""
+        assert outside_address(loopback, "box") == ""
+        assert outside_address(everywhere, "box") == f"box:{port}"
+        assert outside_address(everywhere, "2001:db8::7") == f"[2001:db8::7]:{port}"
+    for store in (None, "127.0.0.1", "::1", "no-such-host.invalid"):
+        assert own_address(store) == socket.gethostname()
