@@ -34,7 +34,7 @@ help:
 
 # Measured on x86-64; CONTRIBUTING.md says how.
 BASE := 215 MB to download, 745 MB on disk
-TOOLS := another 770 MB on disk
+TOOLS := another 1.1 GB on disk
 
 # What pip does, as one line that tells how far it is; in a log as a line a package.
 EACH = { test -t 1 && at='\r\033[K' end= || { at= end='\n'; }; of=$$(grep -c == $(1)); n=0; \
