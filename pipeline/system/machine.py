@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import resource
@@ -16,6 +17,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 FILES_OF_A_RUN = 128
 FILES_OF_A_SOURCE = 8
 MOST_FILES = 1 << 20  # requested if the system has no limit
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container; the host's own root has none
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES = 512  # more than any architecture's struct timex
 _VECTORS = {
@@ -43,8 +45,28 @@ def user_cache() -> Path:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of cores that this process may use, at least 1.
+
+    A container's limit of CPU time counts as that many cores, rounded up.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        limit = cores_of_limit(_CPU_LIMIT.read_text(encoding="utf-8"))
+    except OSError:  # no limit, or a kernel with control groups of version 1
+        return allowed
+    return min(allowed, limit or allowed)
+
+
+def cores_of_limit(cpu_max: str) -> int | None:
+    """Return the number of cores in the text of a cpu.max, rounded up; None: there is no limit.
+
+    cpu_max  the microseconds of CPU time that a control group may use in each period, or max;
+             then the microseconds of the period
+    """
+    used_us, period_us = cpu_max.split()
+    if used_us == "max":
+        return None
+    return math.ceil(int(used_us) / int(period_us))
 
 
 def queued_s() -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,7 @@ from framegate.pipeline.contracts.queries import PlaceSpec, Predictions, Query, 
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.kserve_tensors import Tensor, outputs_of, pictures_of
 from framegate.pipeline.heavy.queue import QueryMessage
-from framegate.pipeline.system.machine import user_cache
+from framegate.pipeline.system.machine import cores, user_cache
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.model_adapters import as_predictions
 
@@ -160,7 +159,7 @@ class HeavyLooker:
         if precision is not None and precision not in supported():
             raise ConfigFaults([str(PrecisionUnsupported(precision, supported()))])
         cv2.setNumThreads(1)
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or cores()
         self.precision = nearest(precision or policy.load("heavy").precision)
         cache_dir = compiled_here(user_cache())
         self._whole = detector.load("heavy", self.precision, threads, cache_dir=cache_dir)
