@@ -23,6 +23,7 @@ from framegate.pipeline.system.ports import HTTP_DEFAULT
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNIT = (DEPLOY / "framegate.service").read_text(encoding="utf-8")
+SLOT = (DEPLOY / "framegate-slot@.service").read_text(encoding="utf-8")
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 MLSERVER = DEPLOY / "mlserver"
@@ -30,9 +31,9 @@ BIN = Path(sys.executable).parent
 IMPORTED = {"prometheus-client": "prometheus_client"}  # where a package is imported by another name
 
 
-def unit(key: str) -> str:
-    """The only value of a key of the unit."""
-    (found,) = re.findall(rf"^{key}=(.*)$", UNIT, re.MULTILINE)
+def unit(key: str, text: str = UNIT) -> str:
+    """The only value of a key of a unit."""
+    (found,) = re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
     return str(found)
 
 
@@ -47,14 +48,38 @@ def in_image() -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    file = tmp_path / "framegate.service"
+@pytest.mark.parametrize(
+    ("name", "text"), [("framegate.service", UNIT), ("framegate-slot@box1.service", SLOT)]
+)
+def test_the_unit_is_one_that_systemd_takes(name: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / name
     file.write_text(
-        UNIT.replace("/opt/framegate/.venv/bin/framegate", str(BIN / "framegate")), encoding="utf-8"
+        text.replace("/opt/framegate/.venv/bin/framegate", str(BIN / "framegate")), encoding="utf-8"
     )
     command = ["systemd-analyze", "verify", "--man=no", file]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def keys_of(text: str, *others: str) -> list[str]:
+    """The keys and values of a unit in their order, but for those of some keys."""
+    lines = [line for line in text.splitlines() if re.match(r"\w+=", line)]
+    return [line for line in lines if line.partition("=")[0] not in others]
+
+
+def test_a_slot_is_a_unit_like_that_of_a_run_but_for_what_it_serves() -> None:
+    others = ("Description", "EnvironmentFile", "Environment", "ExecStart", "StateDirectory",
+              "CacheDirectory", "RuntimeDirectory")  # fmt: skip
+    assert keys_of(SLOT, *others) == keys_of(UNIT, *others)
+
+
+def test_the_command_line_of_a_slot_is_understood_and_shows_no_secret() -> None:
+    words = shlex.split(unit("ExecStart", SLOT).replace("%i", "box1"))
+    assert words[-1] == "$SLOT_OPTIONS", "systemd leaves it out if it is not set"
+    for options in ([], shlex.split("--fleet-secret env:FLEET_SECRET")):
+        parsed = parser().parse_args([*words[1:-1], *options])
+        assert (parsed.slot, parsed.store) == ("box1", "env:FRAMEGATE_STORE")
+        assert parsed.data == Path("/var/lib", unit("StateDirectory", SLOT).replace("%i", "box1"))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
