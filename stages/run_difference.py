@@ -12,9 +12,9 @@ Pure functions.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ from framegate.pipeline.review.search import Episode
 
 SAME_S: Final = 0.5  # episodes of a rule that begin within this time are the same
 _COMPARED: Final = ("label", "direction", "severity", "value", "seconds", "ended_by", "muted")
+_UNORDERED_S: Final = 1.0  # by which times of frames can be out of order
+_REMEMBERED: Final = 32  # frames among which equal times are counted
 _LEAST: Final = 0.001  # of a difference between two numbers of an episode
 
 
@@ -92,27 +94,25 @@ class SourceComparison:
     """
 
     def __init__(self, source: str, before: Iterable[Result]) -> None:
-        """before: all results of the first run, which are kept until their frame was compared."""
+        """before: all results of the first run, in order; they are read as they are needed."""
         self._source = source
-        self._epochs_before = _EpochOrder()
-        self._epochs_after = _EpochOrder()
+        self._before = iter(before)
+        self._epochs_before = _FrameKeys()
+        self._epochs_after = _FrameKeys()
         self._tracks = _TrackPairs(source)
-        self._waiting = {
-            self._epochs_before.key(result): _Compared(result.position, result.pts, result.objects)
-            for result in before
-        }
+        self._waiting: dict[_FrameKey, _Compared] = {}  # of the first run, without a partner so far
+        self._is_read = False
         self.both = 0
         self.only_before = 0
         self.only_after = 0
 
     def frames(self, after: Iterable[Result]) -> Iterator[FrameDifference]:
-        """Compare the results of the second run; yield the frames that differ.
-
-        Frames that only the first run has come last.
-        """
+        """Compare the results of the second run, in order; yield the frames that differ."""
         for result in after:
+            key = self._epochs_after.key(result)
             frame = _Compared(result.position, result.pts, result.objects)
-            known = self._waiting.pop(self._epochs_after.key(result), None)
+            yield from self._read_up_to(key)
+            known = self._waiting.pop(key, None)
             if known is None:
                 self.only_after += 1
                 self._tracks.see((), frame.objects, ())
@@ -124,11 +124,32 @@ class SourceComparison:
             difference = self._difference(known, frame, pairs)
             if difference is not None:
                 yield difference
-        for known in self._waiting.values():
+        yield from self._read_up_to(None)
+
+    def _read_up_to(self, key: _FrameKey | None) -> Iterator[FrameDifference]:
+        """Read the first run until it has a key or is past it, None: to its end.
+
+        Yield the frames that can have no partner any more.
+        """
+        yield from self._frames_before(key)
+        while not self._is_read and (key is None or key not in self._waiting):
+            result = next(self._before, None)
+            if result is None:
+                self._is_read = True
+                break
+            read = self._epochs_before.key(result)
+            self._waiting[read] = _Compared(result.position, result.pts, result.objects)
+            if key is not None and read.is_past(key):
+                break
+            yield from self._frames_before(key)
+
+    def _frames_before(self, key: _FrameKey | None) -> Iterator[FrameDifference]:
+        passed = [each for each in self._waiting if key is None or key.is_past(each)]
+        for each in passed:
+            known = self._waiting.pop(each)
             self.only_before += 1
             self._tracks.see(known.objects, (), ())
             yield self._alone(known, None)
-        self._waiting = {}
 
     def tracks(self) -> list[TrackDifference]:
         """Return the tracks that differ, once all frames were compared."""
@@ -174,22 +195,45 @@ class SourceComparison:
         )
 
 
-class _EpochOrder:
-    """The epochs of a source in a run, numbered from 0."""
+class _FrameKey(NamedTuple):
+    """The identity of a frame in both runs.
+
+    epoch   number of its epoch in its run, from 0
+    at      seconds; the number of the frame if it has no time
+    again   number of frames before it with the same epoch and time
+    """
+
+    epoch: int
+    at: float
+    again: int
+
+    def is_past(self, other: _FrameKey) -> bool:
+        """Return whether no frame like `other` can follow; times are out of order by less."""
+        return self.epoch > other.epoch or (
+            self.epoch == other.epoch and self.at > other.at + _UNORDERED_S
+        )
+
+
+class _FrameKeys:
+    """The keys of a source's frames in a run, in order. Epochs are numbered from 0."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
+        self._latest: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
 
     def number(self, epoch: int) -> int:
         """Return the number of an epoch; an unknown one is the next."""
         return self._numbers.setdefault(epoch, len(self._numbers))
 
-    def key(self, result: Result) -> tuple[int, float]:
-        """Return what identifies a frame in both runs."""
+    def key(self, result: Result) -> _FrameKey:
+        """Return the key of the next frame."""
         at = result.pts
         if at is None:
             at = float(result.seq)
-        return self.number(result.epoch), at
+        frame = (self.number(result.epoch), at)
+        again = self._latest.count(frame)
+        self._latest.append(frame)
+        return _FrameKey(*frame, again)
 
 
 def _position(frame: _Compared | None) -> str | None:
@@ -262,7 +306,7 @@ class _TrackPairs:
 RulePlace = tuple[str, int]  # rule, and number of the epoch
 
 
-def _by_rule(episodes: Sequence[Episode], epochs: _EpochOrder) -> dict[RulePlace, list[Episode]]:
+def _by_rule(episodes: Sequence[Episode], epochs: _FrameKeys) -> dict[RulePlace, list[Episode]]:
     found: dict[RulePlace, list[Episode]] = defaultdict(list)
     for episode in sorted(episodes, key=lambda each: each.began.media_s):
         found[episode.rule, epochs.number(episode.began.epoch)].append(episode)

@@ -189,6 +189,8 @@ class _DifferenceReport:
             f"{text}. Different: {frames}, {self._other_objects} of them with other objects; "
             f"{tracks}; {episodes}"
         )
+        if not comparison.both and comparison.only_before and comparison.only_after:
+            self._say("no frame has the same time in both: were they runs over the same footage?")
 
     def end(self) -> Exit:
         """Return the exit code."""

@@ -197,19 +197,20 @@ def recorded_places(named: Sequence[str], since: str | None, until: str | None) 
             raise ConfigFaults([f"--from-recording {word}: two sources have this name"])
         data = data_folder(Path(folder) if folder else None)
         with closing(_opened(data)) as index:
-            files = _segments(index, source, begin, end)
-            made = parts(files)
-            if len(made) > 1:
-                change = _local_time(made[1][0].captured)
-                raise ConfigFaults(
-                    [
-                        f"--from-recording {word}: its pictures have another size or codec since "
-                        f"{change}; give a range before or after this with --since and --until"
-                    ]
-                )
-            first, last = files[0].captured, max(each.captured_end for each in files)
-            count = len(index.within(source, first, last))
-        places[source] = RecordedRange(data, source, first, last, count).place
+            found = _segments(index, source, begin, end)
+            first = found[0].captured
+            last = max(each.captured_end for each in found)
+            files = index.within(source, first, last)
+        made = parts(files)
+        if len(made) > 1:
+            change = _local_time(made[1][0].captured)
+            raise ConfigFaults(
+                [
+                    f"--from-recording {word}: its pictures have another size or codec since "
+                    f"{change}; give a range before or after this with --since and --until"
+                ]
+            )
+        places[source] = RecordedRange(data, source, first, last, len(files)).place
     return places
 
 

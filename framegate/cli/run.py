@@ -20,7 +20,9 @@ from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.config.store import BY_NAME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.recorded_range import is_recorded
 from framegate.pipeline.contracts.redaction import secrets_of
+from framegate.pipeline.run.folder import read_run
 from framegate.pipeline.run.run import run
 from framegate.pipeline.run.run_processes import RunOptions
 from framegate.pipeline.system.logs import set_up_logging, to_user
@@ -129,6 +131,10 @@ def _add_recorded_sources(parsed: argparse.Namespace) -> None:
         faults.append("--record: what is read from a recording is not recorded again")
     if parsed.live:
         faults.append("--live: a recording is read as a file")
+    if parsed.resume:
+        faults.append(
+            "--resume continues with the recordings of the run; leave --from-recording out"
+        )
     if faults:
         raise ConfigFaults(faults)
     # It loads the library of tables, for which no other run should wait.
@@ -136,6 +142,12 @@ def _add_recorded_sources(parsed: argparse.Namespace) -> None:
 
     places = recorded_places(parsed.recorded, parsed.since, parsed.until)
     parsed.sources += [f"{name}={place}" for name, place in places.items()]
+
+
+def _is_of_recordings(data: Path) -> bool:
+    """Return whether the run in a folder detects again in recordings. DataFolderRefused."""
+    known = read_run(data)
+    return known is not None and any(is_recorded(source.url) for source in known.sources)
 
 
 # Tables of a configuration that concern cameras, or tell others what happens now.
@@ -149,6 +161,8 @@ def _run(parsed: argparse.Namespace) -> Exit:
         without = _NOT_FOR_RECORDED
     elif parsed.since is not None or parsed.until is not None:
         raise ConfigFaults(["--since and --until need --from-recording CAMERA"])
+    elif parsed.resume and parsed.data is not None and _is_of_recordings(parsed.data):
+        without = _NOT_FOR_RECORDED
     origin, config = configuration(parsed, without)
     set_up_logging(config.log.level, "run", config.log.format)
     if parsed.slot is not None:

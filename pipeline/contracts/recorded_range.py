@@ -48,6 +48,6 @@ def range_of(place: str) -> RecordedRange:
     except (KeyError, ValueError):
         raise ValueError(
             f"{place}: must be recording:DATA/SOURCE?from=SECONDS&to=SECONDS&files=N; use "
-            "framegate run --from-recording SOURCE"
+            "framegate run --from-recording CAMERA"
         ) from None
     return RecordedRange(Path(unquote(data)), source, since, until, files)

@@ -24,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.recording.index import RecordedPlace, Segment
 from framegate.stages.decode.frame import DecodedFrame, Orientations
-from framegate.stages.decode.recorded import RecordedRun, recorded_runs
+from framegate.stages.decode.recorded import RecordedRun, is_repeated, recorded_runs
 
 _SAME_S: Final = 1e-3
 
@@ -74,12 +74,9 @@ def _write(folder: Path, runs: Sequence[RecordedRun], path: Path, seconds: float
                     )
                     streams = {stream.index: _like(out, stream) for stream in held.streams}
                 for packet in run.packets(held, seconds):
-                    stream = streams[packet.stream_index]
-                    at = (packet.dts or 0) * packet.time_base
-                    if at <= last.get(stream.index, at - 1):
-                        continue  # sound of a file that was recorded again after a kill
-                    last[stream.index] = at
-                    packet.stream = stream
+                    if is_repeated(packet, last):
+                        continue
+                    packet.stream = streams[packet.stream_index]
                     out.mux_one(packet)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import av
+import av.error
 from av.container import InputContainer
 from av.packet import Packet
 
@@ -25,6 +26,8 @@ from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.playlist import parts
 
 _TRAIL_S: Final = 1.0  # after the end, in which packets of earlier sound may follow
+_SLACK_S: Final = 0.5  # of the end of a file
+_LONGEST_S: Final = 10.0  # between two pictures
 _LEAD_S: Final = 0.05  # of sound before the begin, which a player needs to start with it
 
 
@@ -159,26 +162,88 @@ class RecordedMedia:
         self.container = self._runs[0].opened(self._folder)
 
     def packets(self) -> Iterator[Packet[Any]]:
-        """Yield the packets of all runs, with an empty one of each stream at the end. FFmpegError,
-        OSError.
+        """Yield the packets of all runs, with an empty one of each stream at the end.
+
+        SourceFault: damaged, or changed if a file was removed meanwhile. Frames that follow a
+        damaged part would have other numbers than those of an undamaged range.
         """
         streams = {stream.index: stream for stream in self.container.streams}
-        latest: dict[int, float] = {}
-        held = self.container
-        for number, run in enumerate(self._runs):
-            if number:
-                held = run.opened(self._folder)
-            for packet in run.packets(held):
-                at = float((packet.dts or 0) * packet.time_base)
-                if at <= latest.get(packet.stream_index, -math.inf):
-                    continue  # sound of a file that was recorded again after a kill
-                latest[packet.stream_index] = at
-                packet.stream = streams[packet.stream_index]
-                yield packet
-            if number:
-                held.close()
+        latest: dict[int, Fraction] = {}
+        for run in self._runs:
+            ends = _FileEnds(run)
+            try:
+                for packet in self._packets_of(run):
+                    ends.see(packet)
+                    packet.stream = streams[packet.stream_index]
+                    if not is_repeated(packet, latest):
+                        yield packet
+                ends.check()
+            except FileNotFoundError as error:
+                raise SourceFault(f"{error}: it was removed while it was read", "changed") from None
+            except (av.error.FFmpegError, OSError) as error:
+                file = run.segments[0].path
+                raise SourceFault(f"{file} or a file after it: {error}", "damaged") from error
         for stream in streams.values():
             end: Packet[Any] = Packet()
             end.stream = stream
             end.time_base = stream.time_base or Fraction(1)
             yield end
+
+    def _packets_of(self, run: RecordedRun) -> Iterator[Packet[Any]]:
+        if run is self._runs[0]:
+            yield from run.packets(self.container)
+            return
+        with run.opened(self._folder) as held:
+            yield from run.packets(held)
+
+
+class _FileEnds:
+    """Compares the pictures of a run with the times that the index has of its files."""
+
+    def __init__(self, run: RecordedRun) -> None:
+        self._files = run.segments
+        self._ends = [each.pts_end + each.shift_s - run.ahead_s for each in run.segments]
+        self._number = 0  # of the file that is read
+        self._shown = -math.inf  # end of the pictures so far, seconds
+        self._longest_s = 0.0  # from one picture to the next
+
+    def see(self, packet: Packet[Any]) -> None:
+        """Note a packet. SourceFault if pictures of a file before it are missing."""
+        if packet.stream.type != "video":
+            return
+        base = packet.time_base
+        at = float((packet.pts or 0) * base)
+        # Sums of times and of roundings differ by less than a picture lasts.
+        while self._number < len(self._ends) - 1 and at >= self._ends[self._number] + _SLACK_S:
+            self._check_file()
+            self._number += 1
+        if at > self._shown > -math.inf:
+            self._longest_s = max(self._longest_s, min(at - self._shown, _LONGEST_S))
+        self._shown = max(self._shown, at + float((packet.duration or 0) * base))
+
+    def check(self) -> None:
+        """Check the rest of the files at the end of the packets. SourceFault."""
+        for number in range(self._number, len(self._ends)):
+            self._number = number
+            self._check_file()
+
+    def _check_file(self) -> None:
+        missing_s = self._ends[self._number] - self._shown
+        if missing_s > _SLACK_S + 2 * self._longest_s:
+            path = self._files[self._number].path
+            text = f"{path}: damaged: its last {missing_s:.1f} s have no picture; leave it out of "
+            raise SourceFault(f"{text}the range with --since and --until", "damaged")
+
+
+def is_repeated(packet: Packet[Any], latest: dict[int, Fraction]) -> bool:
+    """Return whether a packet is not later than one before it of its stream: sound of a file that
+    was recorded again after a kill.
+
+    latest  dts of the last packet of each stream, seconds; updated
+    """
+    at = (packet.dts or 0) * packet.time_base
+    index = packet.stream_index
+    if index in latest and at <= latest[index]:
+        return True
+    latest[index] = at
+    return False

@@ -63,6 +63,17 @@ def test_a_recording_is_detected_again_with_equal_results(folder: Path) -> None:
     [first, *_] = published_in(folder / "again", ["gate"])["gate"].results
     assert first.captured_from == "file"
     assert first.captured == segments(folder / "first")[0].captured
+    (folder / "pipeline.toml").write_text(
+        f'{DETECT}[sources.yard]\nurl = "gate.mp4"\n[sinks.hook]\nkind = "webhook"\n'
+        'url = "http://127.0.0.1:9/"\n',
+        encoding="utf-8",
+    )
+    ended = framegate(folder, "run", "--resume", "-d", "again")
+    assert ended.code == DONE, ended.err
+    assert "yard" not in ended.err, "its tables of sources and sinks are left out again"
+    assert "hook" not in ended.err
+    ended = framegate(folder, *words, "-d", "again", "--resume")
+    assert "leave --from-recording out" in ended.err
     ended = framegate(folder, *words, "gate.mp4", "--record")
     assert ended.err == (
         "framegate: give SOURCE or --from-recording, not both\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -75,6 +76,37 @@ def test_frames_without_times_are_paired_by_their_numbers() -> None:
     after = run([seen(1, FOOT)], [seen(1, FOOT)], pts=None)
     [difference], _ = compared(before, after)
     assert (difference.before, difference.after, difference.pts) == ("1-1", "1-1", None)
+
+
+def test_frames_with_the_same_time_are_paired_in_their_order() -> None:
+    """A time stamp can occur twice: the second frame is not the first one."""
+    before = [result([seen(1, FOOT)], 0, pts=1.0), result([seen(1, FAR)], 1, pts=1.0)]
+    assert compared(before, before) == ([], [])
+    other = [result([seen(1, FAR)], 0, pts=1.0), result([seen(1, FAR)], 1, pts=1.0)]
+    [difference], _ = compared(before, other)
+    assert (difference.before, difference.after) == ("1-0", "1-0")
+
+
+def test_frames_with_times_out_of_order_are_paired() -> None:
+    before = [result([seen(1, FOOT)], n, pts=at) for n, at in enumerate([0.0, 0.2, 0.1, 0.3])]
+    after = [result([seen(1, FOOT)], n, pts=at) for n, at in enumerate([0.0, 0.1, 0.2, 0.3])]
+    assert compared(before, after) == ([], [])
+
+
+def test_only_frames_near_the_compared_one_are_in_memory() -> None:
+    read = []
+
+    def results(name: str) -> Iterator[Result]:
+        for number in range(1000):
+            read.append((name, number))
+            yield result([], number)
+
+    comparison = SourceComparison("door", results("before"))
+    for _ in comparison.frames(results("after")):
+        pytest.fail("they are equal")
+    numbers = [number for _, number in read]
+    assert max(abs(a - b) for a, b in itertools.pairwise(numbers)) == 1
+    assert comparison.both == 1000
 
 
 @pytest.mark.parametrize(

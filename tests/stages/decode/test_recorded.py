@@ -99,10 +99,36 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         frames_at(whole(data).place)
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_file_that_was_cut_ends_the_source_with_its_name(tmp_path: Path, number: int) -> None:
+    """The frames behind it would have other numbers."""
+    data = tmp_path / "data"
+    record(data, write_both(tmp_path / "a.mp4", 12.0))
+    place = whole(data).place
+    held = segments(data)
+    file = data / FOLDER / held[number].path
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(SourceFault, match=f"{held[number].path}.*damaged") as fault:
+        frames_at(place)
+    assert fault.value.reason == "damaged"
+
+
+def test_a_damaged_connection_is_not_passed_over(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    file = write_both(tmp_path / "a.mp4", 4.0, sound=None)
+    for epoch in (1, 2, 3):
+        feed(data, file, epoch=epoch)
+    second = next(each for each in segments(data) if each.epoch == 2)
+    (data / FOLDER / second.path).write_bytes(b"no video")
+    with pytest.raises(SourceFault) as fault:
+        frames_at(whole(data).place)
+    assert fault.value.reason == "damaged"
+
+
 def test_a_place_holds_its_range(tmp_path: Path) -> None:
     recorded = RecordedRange(tmp_path / "a ?&b%", "gate", 1796030061.123456, 1796030099.5, 7)
     assert range_of(recorded.place) == recorded
     assert is_recorded(recorded.place)
     assert not is_recorded("recordings/gate.mp4")
-    with pytest.raises(ValueError, match="--from-recording SOURCE"):
+    with pytest.raises(ValueError, match="--from-recording CAMERA"):
         range_of("recording:/data/gate?from=noon&to=1&files=2")
