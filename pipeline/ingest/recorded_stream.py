@@ -131,7 +131,7 @@ class RecordedStream(threading.Thread):
                 log.exception("source %s: its recorded stream failed", self._source_name)
                 fault, reason = f"damaged: it cannot be read ({type(error).__name__})", "damaged"
             else:
-                if not self._is_let_go:
+                if self._stopping:
                     return
                 fault, reason = f"closed: {LET_GO}", "closed"
             is_stable = self._is_away is False and time.monotonic() - began > STABLE_S
@@ -149,7 +149,7 @@ class RecordedStream(threading.Thread):
             return not self._stopping
 
     def _read_to_its_end(self) -> None:
-        """Connect and read; return if stopped. SourceFault."""
+        """Connect and read; return if stopped or let go. SourceFault."""
         stream = self._open_stream(self._new_take(self.alignment))
         with self._changed:
             self._stream = stream
@@ -163,11 +163,11 @@ class RecordedStream(threading.Thread):
     def _read(self, stream: PacketSource) -> None:
         arrivals = Arrivals()
         is_first = True
-        if self._stopping:  # before `stop` could abandon the stream
+        if self._must_close():  # before `stop` or `let_go` could abandon the stream
             return
         try:
             for has_arrived in stream:
-                if self._stopping:
+                if self._must_close():
                     return
                 stream.is_heard = self.is_heard
                 self._keep_sound(stream.take_sound())
@@ -181,6 +181,9 @@ class RecordedStream(threading.Thread):
         except SourceFault:
             if not self._stopping:
                 raise
+
+    def _must_close(self) -> bool:
+        return self._stopping or self._is_let_go
 
     def _keep_sound(self, blocks: Sequence[SoundBlock]) -> None:
         """Keep blocks for the frames of their time. Before the clocks are related, drop them."""

@@ -16,7 +16,7 @@ from framegate.pipeline.ingest.recorded_stream import RecordedStream, RecordedSt
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Take
 from tests.support.played_stream import Played, PlayedStream
-from tests.support.runs import DEADLINE_S
+from tests.support.runs import DEADLINE_S, wait_until
 
 GONE = SourceFault("the camera ended the stream", "closed")
 
@@ -107,6 +107,73 @@ def test_a_connect_that_fails_after_the_stop_is_not_reported() -> None:
     recorded.join(DEADLINE_S)
     assert not recorded.is_alive()
     assert reports == []
+
+
+class CancelledStream(PlayedStream):
+    """A stream that ends without a fault when it is cancelled, once the test allows it."""
+
+    def __init__(self) -> None:
+        super().__init__(queue.Queue())
+        self.is_abandoned = threading.Event()
+        self.may_end = threading.Event()
+
+    def __iter__(self) -> Iterator[bool]:
+        yield True
+        assert self.may_end.wait(DEADLINE_S)
+
+    def abandon(self) -> None:
+        self.is_abandoned.set()
+
+
+def test_a_camera_that_is_let_go_while_it_connects_is_closed() -> None:
+    connecting, may_connect = threading.Event(), threading.Event()
+    streams: list[PlayedStream] = []
+    pieces: queue.Queue[Played] = queue.Queue()
+
+    def open_stream(take: Take | None) -> PlayedStream:  # noqa: ARG001
+        connecting.set()
+        assert may_connect.wait(DEADLINE_S)
+        pieces.put((64, 64))
+        streams.append(PlayedStream(pieces))
+        return streams[-1]
+
+    recorded = RecordedStream(
+        "door", open_stream, lambda _: None, threading.Condition(), lambda _: None, DEADLINE_S, 0.01
+    )
+    recorded.start()
+    assert connecting.wait(DEADLINE_S)
+    recorded.let_go(True)
+    may_connect.set()
+    wait_until("the connection is closed", lambda: streams and streams[0].closed)
+    recorded.stop()
+    recorded.join(DEADLINE_S)
+
+
+def test_a_camera_that_may_connect_again_before_its_stream_ended_is_recorded_again() -> None:
+    streams: list[CancelledStream] = []
+    reports: queue.Queue[RecordedStreamState] = queue.Queue()
+
+    def open_stream(take: Take | None) -> PlayedStream:  # noqa: ARG001
+        streams.append(CancelledStream())
+        return streams[-1]
+
+    recorded = RecordedStream(
+        "door", open_stream, lambda _: None, threading.Condition(), reports.put, DEADLINE_S, 0.01
+    )
+    recorded.start()
+    assert reports.get(timeout=DEADLINE_S).fault is None
+    recorded.let_go(True)
+    assert streams[0].is_abandoned.is_set()
+    recorded.let_go(False)
+    streams[0].may_end.set()
+    fault = reports.get(timeout=DEADLINE_S).fault or ""
+    assert fault.startswith("closed: this host cannot reach the store")
+    assert reports.get(timeout=DEADLINE_S).fault is None, "it is connected again"
+    assert len(streams) == 2
+    recorded.stop()
+    streams[1].may_end.set()
+    recorded.join(DEADLINE_S)
+    assert not recorded.is_alive()
 
 
 def test_a_size_that_changes_too_often_is_not_followed(bench: Bench) -> None:
