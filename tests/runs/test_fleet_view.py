@@ -55,6 +55,8 @@ class TwoHosts:
         except urllib.error.HTTPError as error:
             body = error.read()
             return error.code, json.loads(body) if body.startswith(b"{") else body.decode()
+        except OSError as error:  # its process does not answer so far
+            return 0, str(error)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +82,20 @@ def test_any_slot_lists_all_of_them_for_prometheus(hosts: TwoHosts) -> None:
         {"targets": [f"{name}:{port}"], "labels": {"slot": slot, "host": name}}
         for slot, port in hosts.ports.items()
     ]
+    path = "/api/v1/fleet/targets"
     for slot in hosts.ports:
-        assert hosts.get(slot, "/api/v1/fleet/targets") == (200, targets)
-        assert hosts.get(slot, "/api/v1/fleet/targets", token=False)[0] == 401
-    slots = {slot["slot"]: slot["http"] for slot in hosts.fleet.status()["slots"]}
-    assert slots == {slot: f"{name}:{port}" for slot, port in hosts.ports.items()}
+        wait_until(f"{slot} lists both", lambda slot=slot: hosts.get(slot, path) == (200, targets))
+        wait_until(
+            f"{slot} demands the token",
+            lambda slot=slot: hosts.get(slot, path, token=False)[0] == 401,
+        )
+    places = {slot: f"{name}:{port}" for slot, port in hosts.ports.items()}
+    wait_until("the status shows both", lambda: http_of(hosts.fleet.status()) == places)
+
+
+def http_of(status: Any) -> dict[str, str]:
+    """The HTTP port of each slot in a status."""
+    return {slot["slot"]: slot["http"] for slot in status["slots"]}
 
 
 def test_commands_with_the_store_show_the_sources_of_all_hosts_once(hosts: TwoHosts) -> None:
