@@ -75,6 +75,17 @@ class Feed:
         self._seen_mono: float | None = None  # the last frame's arrival, or the start of this feed
         self._next_end_mono: float | None = None  # when to repeat the end; None: not away
 
+    def serves(self, spec: SourceSpec | None) -> bool:
+        """Return whether a spec continues this feed: the source was not removed, nor added again.
+
+        A file that is handed over and claimed again has the same `past`, but it is not ending any
+        more.
+        """
+        if spec is None:
+            return False
+        is_back = self.spec.ending and not spec.ending
+        return spec.past == self.spec.past and not is_back
+
     # -- the store's position
 
     def pace_after(self, state: DecodeState) -> Pace:

@@ -310,9 +310,9 @@ class IngestSession:
         """Serve the sources that the supervisor named last; return the new sources."""
         self._sources = self._line.sources
         if self._sources is not None:
-            past = {spec.name: spec.past for spec in self._sources}
+            named = {spec.name: spec for spec in self._sources}
             for source, feed in list(self._feeds.items()):
-                if past.get(source) != feed.spec.past:  # removed, and perhaps added again
+                if not feed.serves(named.get(source)):  # removed, and perhaps added again
                     self._drop(source)
             self._runner.take_sources(self._sources)
         new = []

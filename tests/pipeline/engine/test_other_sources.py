@@ -9,19 +9,21 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec, WorkerSpec
-from framegate.pipeline.engine.control_messages import SetSources, Stop
+from framegate.pipeline.engine.control_messages import SetSources, Stop, Stopped, ToSupervisor
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_handle import WorkerHandle
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support import footage
 from tests.support.commands import GRAPH
-from tests.support.runs import published
+from tests.support.runs import DEADLINE_S, published
 
 RUN = "the-run"
 READERS = {"infer": ["detect"], "publish": ["escalate", "cache"]}
@@ -45,6 +47,7 @@ class Bench:
         self.served: list[SourceSpec] = []
         self.readers: dict[str, WorkerHandle] = {}
         self.decoders: list[WorkerHandle] = []
+        self.stopped = asyncio.Event()
 
     def source(self, name: str, frames: int, pace: PaceName = "fast") -> SourceSpec:
         """A source of its own footage, claimed; it goes on after what the store has of it."""
@@ -59,7 +62,7 @@ class Bench:
         return self.store.positions(source, ["cache"])["cache"]
 
     async def start(self, name: str, hosted: list[str], sources: list[SourceSpec]) -> WorkerHandle:
-        worker = WorkerHandle(name, hosted, lambda *_: None, self.shared.answer)
+        worker = WorkerHandle(name, hosted, self._heard, self.shared.answer)
         spec = WorkerSpec(
             name=name,
             run=RUN,
@@ -72,6 +75,10 @@ class Bench:
         )
         await worker.start(lambda: spec)
         return worker
+
+    def _heard(self, _: WorkerHandle, notice: ToSupervisor) -> None:
+        if isinstance(notice, Stopped):
+            self.stopped.set()
 
     async def serve(self, *sources: SourceSpec) -> None:
         """Tell the readers of a new set, and start a decoder for each that comes."""
@@ -169,6 +176,27 @@ def test_a_source_that_comes_back_goes_on_in_a_new_epoch(tmp_path: Path) -> None
 
     found = on_bench(tmp_path, come_back)
     assert found == {"door": (whole(1, SHORT) + whole(2, SHORT + 20), True)}
+
+
+def test_a_file_that_is_handed_over_and_back_while_its_worker_is_busy_is_decoded_again(
+    tmp_path: Path,
+) -> None:
+    """The worker hears only of the last change: the file is there again, with its old `past`."""
+
+    async def hand_over_and_back(bench: Bench) -> None:
+        door = bench.source("door", LONG, "realtime")
+        await bench.serve(door)
+        await bench.until("door", Position(1, 20))
+        [decoder] = bench.decoders
+        decoder.tell(SetSources([replace(door, ending=True, hands_over=True)]))
+        await asyncio.wait_for(bench.stopped.wait(), DEADLINE_S)
+        at = bench.at("door")
+        decoder.tell(SetSources([replace(door, continues=True)]))
+        await bench.until("door", Position(1, at.seq + 20))
+
+    positions, ended = on_bench(tmp_path, hand_over_and_back)["door"]
+    assert positions == whole(1, len(positions))
+    assert not ended
 
 
 def test_a_worker_whose_sources_were_all_taken_ends_fenced(tmp_path: Path) -> None:
