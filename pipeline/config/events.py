@@ -202,9 +202,8 @@ class EventsConfig:
         parts: list[Any] = [self.reconnect_s, self.handover]
         while name:
             rule = self.rules[name]
-            # Defaults are left out, so that a key which a later version adds changes no digest.
-            given = {key: value for key, value in asdict(rule).items() if value != _USUAL.get(key)}
-            parts += [name, given, self.areas.get(rule.area), self.lines.get(rule.line)]
+            places = [self.areas.get(rule.area), self.lines.get(rule.line)]
+            parts += [name, values_of(rule), *places]
             if rule.schedule:
                 parts.append(self.timezone)
             name = ""
@@ -241,6 +240,14 @@ class EventsConfig:
             if place is not None and place.source:
                 return place.source
         return ""
+
+
+def values_of(rule: RuleConfig) -> dict[str, Any]:
+    """Return the values of a rule that are not the defaults, by key.
+
+    A key that a later version adds does not change them, so digests stay.
+    """
+    return {key: value for key, value in asdict(rule).items() if value != _USUAL.get(key)}
 
 
 _USUAL: Final = {field.name: field.default for field in fields(RuleConfig)}

@@ -8,12 +8,13 @@ the next one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import stat
-import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,11 @@ from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.contracts.errors import ConfigFaults
 
 _HEADER: Final = re.compile(r"\s*\[{1,2}([^\[\]]+)\]{1,2}\s*(?:#.*)?")
+_VALUE: Final = re.compile(r"""\s*(?P<key>\w+)\s*=\s*(?P<value>"[^"\\]*"|'[^']*')""")
+_NUMBER: Final = re.compile(r"\d+")
 _RULES: Final = "events.rules"
+_LOCK_S: Final = 2.0  # a click waits so long for another program that has locked the file
+_RETRY_S: Final = 0.02
 
 
 class FileChanged(ConfigFaults):
@@ -57,48 +62,81 @@ def read_rule_file(path: Path) -> RuleFile:
     return _checked(path, text)
 
 
-def change_rules(path: Path, digest: str, change: Callable[[str], str]) -> RuleFile:
-    """Replace the text of a configuration file by `change(text)`, and return the file.
+def change_rules(path: Path, digest: str, change: Callable[[RuleFile], str]) -> RuleFile:
+    """Replace the text of a configuration file by what `change` returns, and return the file.
 
     digest  of the text that the user saw
 
     FileChanged if the text is another one now. ConfigFaults with all faults that the new text would
-    have, or if the file cannot be written; it is then unchanged. A killed process leaves the old
-    text or the new one.
+    have, or if the file cannot be replaced with its owner, mode and attributes, or is locked. It is
+    unchanged after an error. A killed process leaves the old text or the new one.
     """
     real = Path(os.path.realpath(path))
     with _locked(path, real):
         before = read_rule_file(path)
         if before.digest != digest:
-            raise FileChanged(
-                [f"configuration {path}: it was changed meanwhile; look at it, and try again"]
-            )
-        after = _checked(path, change(before.text))
+            raise _changed(path)
+        after = _checked(path, change(before))
         try:
-            _replace(real, after.text.encode())
+            _check_writable(path, real)
+            with _written(real, after.text.encode()) as new:
+                if real.read_bytes() != before.text.encode():  # an editor, which takes no lock
+                    raise _changed(path)
+                os.replace(new, real)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise _unwritable(path, error.strerror) from error
+    # The file has the new text now, also if this file system cannot synchronise a folder.
+    with contextlib.suppress(OSError):
+        _sync_folder(real.parent)
     return after
 
 
 def with_rule(text: str, rule: str, lines: str) -> str:
-    """Return the text with a rule at the end, instead of the rule of that name if it has one.
+    """Return the text with a rule: at its end, or in the rule of that name, which keeps all else.
 
-    lines  the rule as TOML, from its header [events.rules.NAME] on
+    lines  the rule as TOML, from its header [events.rules.NAME] on. A rule of that name gets its
+           values, which are strings, and its comments that differ only by numbers
 
-    ConfigFaults if the text has a rule of that name that cannot be removed.
+    ConfigFaults if the text has a rule of that name without lines for these keys.
     """
-    new, _ = _rules_of(parsed_toml("the rule", lines))
-    before = without_rule(text, rule)
+    new = _rules_of(parsed_toml("the rule", lines))[0][rule]
+    old = _rules_of(parsed_toml("the file", text))[0].get(rule)
+    if old is None:
+        return _as_asked(text, _appended(text, lines), {rule: new})
+    after = ""
+    for section in _sections(text):
+        own = section.own
+        if section.table == f"{_RULES}.{rule}":
+            own = [_with_values(line, new, _lines_of(lines)) for line in own]
+        after += "".join(own + section.rest)
+    return _as_asked(text, after, {rule: {**old, **new}})
+
+
+def _with_values(line: str, values: dict[str, str], comments: list[str]) -> str:
+    """Return a line of a table with the value that its key has in `values`.
+
+    comments  lines of which a comment replaces the line if it differs only by numbers
+    """
+    value = _VALUE.match(line)
+    if value is not None and value["key"] in values:
+        return f'{line[: value.start("value")]}"{values[value["key"]]}"{line[value.end() :]}'
+    bare = line.rstrip("\r\n")
+    for comment in map(str.rstrip, comments):
+        is_same = comment.startswith("#") and _NUMBER.sub("", comment) == _NUMBER.sub("", bare)
+        if is_same:
+            return comment + line[len(bare) :]
+    return line
+
+
+def _appended(before: str, lines: str) -> str:
     newline = "\n"
-    if "\r\n" in text:
+    if "\r\n" in before:
         newline = "\r\n"
     if before and not before.endswith("\n"):
         before += newline
     if before:
         before += newline
-    after = before + lines.replace("\n", newline)
-    return _as_asked(text, after, {rule: new[rule]})
+    return before + lines.replace("\n", newline)
 
 
 def without_rule(text: str, rule: str) -> str:
@@ -139,13 +177,18 @@ class _Section:
         return f"{self.table}.".startswith(f"{_RULES}.{rule}.")
 
 
+def _lines_of(text: str) -> list[str]:
+    """Return the lines with their ends. Unlike `splitlines`, TOML has no other ends of lines."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
 def _sections(text: str) -> list[_Section]:
     """Return the tables of a text in their order.
 
     A line in a text of several lines can look like a header. `_as_asked` refuses what follows.
     """
     found: list[tuple[str, list[str]]] = [("", [])]
-    for line in text.splitlines(keepends=True):
+    for line in _lines_of(text):
         header = _HEADER.fullmatch(line.rstrip("\r\n"))
         if header is not None:
             keys = [key.strip().strip("\"'") for key in header[1].split(".")]
@@ -194,47 +237,103 @@ def _checked(path: Path, text: str) -> RuleFile:
     return RuleFile(path, text, digest, events)
 
 
-def _unwritable(path: Path, error: OSError) -> ConfigFaults:
+def _changed(path: Path) -> FileChanged:
+    return FileChanged(
+        [f"configuration {path}: it was changed meanwhile; look at it, and try again"]
+    )
+
+
+def _unwritable(path: Path, reason: str | None) -> ConfigFaults:
     return ConfigFaults(
-        [
-            f"configuration {path}: it cannot be written: {error.strerror}; put the lines into it "
-            "by hand"
-        ]
+        [f"configuration {path}: it cannot be written: {reason}; put the lines into it by hand"]
     )
 
 
 @contextmanager
 def _locked(path: Path, real: Path) -> Iterator[None]:
-    """Let no other Framegate change the file during the block."""
+    """Let no other Framegate change the file during the block. ConfigFaults after _LOCK_S."""
     try:
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigFaults([f"configuration {path}: {error.strerror}"]) from error
     try:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            until = time.monotonic() + _LOCK_S
+            while not _is_locked_now(descriptor):
+                if time.monotonic() > until:
+                    raise _unwritable(path, f"another program has locked it for {_LOCK_S:.0f} s")
+                time.sleep(_RETRY_S)
         yield
     finally:
         os.close(descriptor)
 
 
-def _replace(real: Path, data: bytes) -> None:
-    """Replace the content of a file, which keeps its mode and, if possible, its owner."""
-    status = os.stat(real)
-    descriptor, new = tempfile.mkstemp(prefix=".framegate-", dir=real.parent)
+def _is_locked_now(descriptor: int) -> bool:
     try:
-        with open(descriptor, "wb") as file:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_writable(path: Path, real: Path) -> None:
+    """Raise ConfigFaults for a file that a rename would replace, but that is not to be changed."""
+    status = os.stat(real)
+    is_read_only = not status.st_mode & 0o222 or not os.access(real, os.W_OK)
+    if is_read_only:
+        raise _unwritable(path, "it is read-only")
+    if status.st_nlink > 1:
+        reason = f"it has {status.st_nlink} names (hard links), and only one would be changed"
+        raise _unwritable(path, reason)
+
+
+@contextmanager
+def _written(real: Path, data: bytes) -> Iterator[Path]:
+    """Return a durable file with this content, and the owner, mode and attributes of another one.
+
+    It has a fixed name beside that file, so that killed processes leave one at most. OSError.
+    """
+    new = real.with_name(f".{real.name}.framegate")
+    new.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with open(os.open(new, flags, 0o600), "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-            with contextlib.suppress(PermissionError):
-                os.fchown(descriptor, status.st_uid, status.st_gid)
-            os.fsync(descriptor)
-        os.replace(new, real)
+            _copy_metadata(real, file.fileno())
+            os.fsync(file.fileno())
+        yield new
     finally:
-        Path(new).unlink(missing_ok=True)
-    folder = os.open(real.parent, os.O_RDONLY | os.O_CLOEXEC)
+        new.unlink(missing_ok=True)
+
+
+def _copy_metadata(real: Path, new: int) -> None:
+    """Give an open file the owner, the mode and the attributes (such as ACLs) of another one."""
+    status, own = os.stat(real), os.fstat(new)
+    if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
+        os.fchown(new, status.st_uid, status.st_gid)
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
+    wanted, present = _attributes(real), _attributes(new)
+    for name in present.keys() - wanted.keys():
+        os.removexattr(new, name)
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            os.setxattr(new, name, value)
+
+
+def _attributes(file: Path | int) -> dict[str, bytes]:
+    """Return the extended attributes of a file; none if the file system has none."""
     try:
-        os.fsync(folder)
+        return {name: os.getxattr(file, name) for name in os.listxattr(file)}
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return {}
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -7,7 +7,6 @@ run takes up the change at once if it can, else with its next start.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from framegate.pipeline.config.events import values_of
 from framegate.pipeline.config.rule_file import (
     FileChanged,
     RuleFile,
@@ -43,6 +43,7 @@ _MARKS: Final = parameter("marks", "Name of the marks, and of the rule")
 _NO_FILE: Final = (
     "This run has no configuration file. Write these lines into one, and start the run with -c FILE"
 )
+_WRITTEN: Final = ("when", "like")  # the keys of a rule that switching it on writes
 _LATER: Final = "the rules of the run are those of its last start"
 
 AskRules = Callable[[RuleRequest], RunRules]
@@ -136,34 +137,47 @@ def _switch(config: str, wish: RuleSwitch, ask: AskRules) -> RuleInFile:
     name = wish.marks
     if not is_name(name):
         raise Refusal(400, f"marks: {name[:40]!r} cannot name a rule; a name is {NAME_RULE}")
-    if wish.like is None:
-        change = partial(without_rule, rule=name)
-    else:
+    lines = ""
+    if wish.like is not None:
         try:
             lines = rule_text(name, Likeness.read(wish.like))
         except LikenessInvalid as error:
             raise Refusal(400, f"like: {error}") from None
-        change = partial(with_rule, rule=name, lines=lines)
-    before = read_rule_file(Path(config)).events.rules.get(name)
-    if before is not None and before.when != "like":
-        raise Refusal(
-            400,
-            f'{config} has a rule {name} with when = "{before.when}"; use another name of marks',
-        )
-    file = change_rules(Path(config), wish.digest, change)
+    file = change_rules(Path(config), wish.digest, lambda file: _changed(file, name, lines))
     table = None
     if name in file.events.rules:
         table = msgspec.to_builtins(file.events.rules[name])
-    waits = ""
     try:
-        running = ask(UseRule(name, table))
-    except (RequestRefused, NoReply) as error:
-        waits = str(error)
-        running = ask(GetRules())
-    return _shown(file, name, running, waits or _LATER)
+        return _shown(file, name, ask(UseRule(name, table)), _LATER)
+    except NoReply as error:
+        return _shown(file, name, None, f"it is not known whether the run has taken it up: {error}")
+    except RequestRefused as error:
+        return _shown(file, name, ask(GetRules()), str(error))
 
 
-def _shown(file: RuleFile, name: str, running: RunRules, waits: str) -> RuleInFile:
+def _changed(file: RuleFile, name: str, lines: str) -> str:
+    """Return the text of a file with the lines of a rule; "": without the rule. Refusal."""
+    before = file.events.rules.get(name)
+    if before is not None and before.when != "like":
+        raise Refusal(
+            400,
+            f'{file.path} has a rule {name} with when = "{before.when}"; use another name of marks',
+        )
+    if lines:
+        return with_rule(file.text, name, lines)
+    if before is not None:
+        others = ", ".join(key for key in values_of(before) if key not in _WRITTEN)
+        if others:
+            raise Refusal(
+                400,
+                f"rule {name}: it also has {others}, which switching it on would not bring back; "
+                f"remove its lines from {file.path}, and start the run again (--resume)",
+            )
+    return without_rule(file.text, name)
+
+
+def _shown(file: RuleFile, name: str, running: RunRules | None, waits: str) -> RuleInFile:
+    """Return the rule as a page shows it. running: None if the supervisor did not answer"""
     fault = None
     version = None
     like = ""
@@ -172,7 +186,7 @@ def _shown(file: RuleFile, name: str, running: RunRules, waits: str) -> RuleInFi
         like = file.events.rules[name].like
         if not like:
             fault = f"{file.path} has another rule of the name {name}; use another name of marks"
-    is_running = running.versions.get(name) == version
+    is_running = running is not None and running.versions.get(name) == version
     if is_running:
         waits = ""
     return RuleInFile(str(file.path), file.digest, like, is_running, waits, fault)

@@ -10,7 +10,10 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from framegate.pipeline.config.rule_file import read_rule_file
+from framegate.pipeline.contracts.errors import NoReply
 from framegate.pipeline.contracts.likeness import NUMBERS, Likeness
+from framegate.pipeline.engine.control_messages import RuleRequest, RunRules
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.like_rules import like_routes
 from tests.support.like_rules import LikeRules
@@ -77,6 +80,46 @@ def test_the_run_takes_up_a_rule_at_once_and_drops_it(asker: Asker) -> None:
     assert (replaced["like"], replaced["is_running"]) == (OTHER, True)
     assert asker.switch(None, replaced["digest"]).json() == off
     assert asker.file.read_text(encoding="utf-8") == RULES
+
+
+ALERT = f"""\
+{RULES}
+[events.rules.van]  # the bakery's
+when = "like"
+severity = "alert"  # Eva is called
+like = "{LIKE}"
+clip.after_s = 9.0
+"""
+
+
+@pytest.mark.parametrize("asker", [ALERT], indirect=True)
+def test_a_rule_keeps_what_was_added_by_hand(asker: Asker) -> None:
+    digest = asker.see()["digest"]
+    on = asker.switch(OTHER, digest).json()
+    assert (on["like"], on["is_running"]) == (OTHER, True)
+    assert asker.file.read_text(encoding="utf-8") == ALERT.replace(LIKE, OTHER)
+    refused = asker.switch(None, on["digest"])
+    assert refused.status_code == 400
+    assert "rule van: it also has severity, clip, which" in refused.json()["error"]
+    assert asker.see() == on
+
+
+def test_a_run_that_does_not_answer_does_not_hide_that_the_file_was_changed(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.toml"
+    file.write_text(RULES, encoding="utf-8")
+
+    def ask(_: RuleRequest) -> RunRules:
+        raise NoReply("no reply from the supervisor in 5 s")
+
+    with serving(like_routes(str(file), ask)) as port:
+        url = f"http://127.0.0.1:{port}/api/v1/visits/rule/on"
+        for like in (LIKE, None):
+            content = {"marks": "van", "like": like, "digest": read_rule_file(file).digest}
+            answer = httpx.post(url, json=content, timeout=DEADLINE_S)
+            assert answer.status_code == 200, answer.text
+            assert (answer.json()["like"], answer.json()["is_running"]) == (like or "", False)
+            assert "no reply from the supervisor" in answer.json()["waits"]
+    assert file.read_text(encoding="utf-8") == RULES
 
 
 @pytest.mark.parametrize("asker", ["# no rules\n"], indirect=True)
