@@ -31,7 +31,7 @@ from framegate.stages.events.crossings import Crossing, cross
 from framegate.stages.events.episodes import advance, change, ended, unknown
 from framegate.stages.events.muting import Mutes
 from framegate.stages.events.rulebook import Rule, Rulebook
-from framegate.stages.events.source_clock import NO_RESULT, begun, is_known, while_away
+from framegate.stages.events.source_clock import at_end, begun, is_known, while_away
 from framegate.stages.events.state import (
     EventsState,
     KnownView,
@@ -107,7 +107,7 @@ class RuleJudge:
             state = _replace(state, at=StoredMoment(end.epoch, 0, 0.0, end.since))
         if state.at is None:
             return JudgedFrame(None, state)
-        now = Now(NO_RESULT, state.at, state.now_ms, state.known_ms, 0)
+        now = at_end(state.at, state)
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
         state = self._tell_alike(visits, state, now, changes)

@@ -12,10 +12,9 @@ from framegate.stages.events.state import EventsState, Now
 
 _replace = msgspec.structs.replace
 _PERIOD_MS: Final = 40  # duration of a frame without a time stamp
-NO_RESULT: Final = Result(
+_NO_RESULT: Final = Result(
     1, "", 0, 0, None, 0.0, "file", 0.0, 1, 1, "carried", "no", "none", "unchanged", (), (), 0.0, 0
 )
-"""Placeholder for the result at the end of an epoch."""
 
 
 def begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
@@ -51,7 +50,7 @@ def begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
         pts = state.pts
     state = _replace(
         state, pts=pts, now_ms=now_ms, scene=scene, breaks=breaks, away_ms=0,
-        turned=state.turned and not is_frame_known,
+        turned=state.turned and not is_frame_known, size=(result.width, result.height),
     )  # fmt: skip
     return Now(result, at, now_ms, known_ms, passed_ms), state
 
@@ -69,5 +68,16 @@ def while_away(away_s: float, state: EventsState) -> tuple[Now, EventsState]:
     epoch, seq, media_s, captured = state.at
     passed_s = away_ms / 1000
     at = StoredMoment(epoch, seq, round(media_s + passed_s, 6), round(captured + passed_s, 6))
-    now = Now(NO_RESULT, at, state.now_ms + away_ms, state.known_ms + away_ms, away_ms, True)
+    result = _no_result(state)
+    now = Now(result, at, state.now_ms + away_ms, state.known_ms + away_ms, away_ms, True)
     return now, _replace(state, away_ms=away_ms)
+
+
+def at_end(at: StoredMoment, state: EventsState) -> Now:
+    """Return the time of the end of an epoch. at: moment of its last frame"""
+    return Now(_no_result(state), at, state.now_ms, state.known_ms, 0)
+
+
+def _no_result(state: EventsState) -> Result:
+    width, height = state.size
+    return _replace(_NO_RESULT, width=width, height=height)

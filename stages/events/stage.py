@@ -45,9 +45,7 @@ class Episodes(Stage[EventsState]):
     def each(self, item: Item, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules on a frame."""
         result = item.output_of(self.context.before, Result)
-        judge = self._judge_of(item.source)
-        judge.mutes.use(self.context.filters(item.source))
-        return judge.judge(result, state)
+        return self._judge_of(item.source).judge(result, state)
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules at the end of an epoch."""
@@ -66,4 +64,6 @@ class Episodes(Stage[EventsState]):
             self._judges = {}  # all of their memory is in the state
         if source not in self._judges:
             self._judges[source] = RuleJudge(self.options, source)
-        return self._judges[source]
+        judge = self._judges[source]
+        judge.mutes.use(self.context.filters(source))  # also at an end, which can be its first call
+        return judge

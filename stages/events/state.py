@@ -196,6 +196,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     away_ms   time since the last frame of a camera that is away
     turned    the camera was turned, or had another view, in the last frame
     view      view for which areas and lines were drawn; None: unknown
+    size      width and height of the last frame in pixels
     """
 
     at: StoredMoment | None = None
@@ -215,12 +216,13 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     away_ms: int = 0
     turned: bool = False
     view: KnownView | None = None
+    size: tuple[int, int] = (1, 1)
 
 
 class Now(NamedTuple):
     """The frame that is being judged.
 
-    result    result of the frame
+    result    result of the frame; at an end, one without objects that has the last frame's size
     at        moment of the frame
     ms        clock of the source
     known_ms  the same clock, but stopped while nothing is known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,10 @@ import pytest
 from framegate.pipeline.config.events import rules_to_mute
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.object_filters import ObjectFilter, digest_of, dropping, muting
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.stage import Context
 from framegate.pipeline.contracts.traits import Traits, log_odds
+from framegate.stages.events.stage import Episodes
 from tests.support.episodes import result, rules, seen, standing, told
 
 LEFT_IS_FALSE = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # x < 0.5: log odds below 0
@@ -108,6 +112,35 @@ def test_a_crossing_has_the_speed_of_its_object_and_a_count_has_no_traits() -> N
     assert [each.muted for each in heard.of("gate")] == [None, None], "it is told beyond the line"
     [crowd] = heard.of("crowd", "start")
     assert (crowd.traits, crowd.muted) == (None, None)
+
+
+@pytest.mark.parametrize("has_new_rules", [False, True])
+def test_a_crossing_that_only_the_end_confirms_is_muted(
+    has_new_rules: bool, tmp_path: Path
+) -> None:
+    """An end is the first call of a worker that was restarted, and of rules after a click."""
+    config = rules(RULES)
+    walk = [result([seen(1, (400 - 8 * k, 300))], k) for k in range(12)]  # 8 pixels beyond it
+    before = told(config, walk)
+    assert before.changes == []
+    options = None
+    if has_new_rules:
+        options = msgspec.to_builtins(config)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("rules need no such service")
+
+    context = Context(
+        pixels=never, now=never, folder=tmp_path, before="publish", plane=never, ring=never,
+        asks=never, user_cache=tmp_path, filters=lambda _: learned("gate"), options=lambda: options,
+    )  # fmt: skip
+    changes, _ = Episodes(config, context).end("door", End(1, 12, True), before.state)
+    assert changes is not None
+    start = changes.changes[0]
+    assert start.traits is not None
+    assert (start.traits.x, start.traits.y) == (round(312 / 640, 4), round(300 / 360, 4))
+    marked = [(each.rule, each.step, each.muted is not None) for each in changes.changes]
+    assert marked == [("gate", "start", True), ("gate", "end", True)]
 
 
 def test_the_log_odds_are_a_weighted_sum() -> None:
