@@ -13,12 +13,14 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.console.arguments import given_time
+from framegate.cli.console.arguments import given_time, place_faults
 from framegate.cli.console.terminal import Meter, say
 from framegate.cli.help import ending
 from framegate.pipeline.client.when import TIME
+from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.contracts.recorded_range import RecordedRange
+from framegate.pipeline.fleet.recording_places import RecordingPlace, all_places
 from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
 from framegate.pipeline.recording.playlist import parts
@@ -38,12 +40,19 @@ def register(commands: Any) -> None:
         epilog=ending(
             "framegate recordings",
             "framegate recordings -d data --json",
+            "framegate recordings --store redis://store.example",
             "framegate recordings export entrance --from 10:30 --to 10:32",
             page="recording",
         ),
     )
     command.set_defaults(command=_recordings)
     _add_data(command)
+    command.add_argument(
+        "--store",
+        metavar="URL",
+        help="list the hosts of a fleet with their recordings, from its store; env:NAME reads the "
+        "URL from a variable; not with -d",
+    )
     command.add_argument("--json", action="store_true", help="print one source per line as JSON")
     verbs = command.add_subparsers(metavar="VERB")
     verb = verbs.add_parser(
@@ -96,6 +105,12 @@ def _opened(data: Path) -> Index:
 
 
 def _recordings(parsed: argparse.Namespace) -> Exit:
+    faults = place_faults(parsed)
+    if faults:
+        raise ConfigFaults(faults)
+    store = url_said(parsed.store)
+    if store is not None:
+        return _of_fleet(store, parsed.json)
     data = data_folder(parsed.data)
     with closing(_opened(data)) as index:
         recorded, trims = index.recorded(), index.trims()
@@ -111,6 +126,35 @@ def _recordings(parsed: argparse.Namespace) -> Exit:
     for trim in trims:
         say(_describe(trim))
     return Exit.DONE
+
+
+def _of_fleet(store: str, as_json: bool) -> Exit:
+    """List the recordings of all hosts of a fleet."""
+    places = all_places(store)
+    if not places:
+        to_user.warning("the slots of this store have no recordings")
+    if as_json:
+        for place in places:
+            print(msgspec.json.encode(place).decode())
+        return Exit.DONE
+    if places:
+        Console().print(_places_table(places))
+    return Exit.DONE
+
+
+def _places_table(places: Sequence[RecordingPlace]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("source", "from, to", "slot", "host", "data folder"):
+        table.add_column(column, overflow="fold")
+    for place in places:
+        table.add_row(
+            place.source,
+            f"{_local_time(place.since)}\n{_local_time(place.until)}",
+            place.slot,
+            f"{place.host}\n{place.http}".rstrip(),
+            place.folder,
+        )
+    return table
 
 
 def _table(recorded: Sequence[RecordedSource]) -> Table:

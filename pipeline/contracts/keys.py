@@ -19,6 +19,7 @@ LIBRARIES = "fg:libraries"  # hash: when each function library was last used, UN
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
 FLEET = "fg:fleet"  # stream: the last versions of the plan of a fleet
+FLEET_RECORDINGS = "fg:fleet:recordings"  # set: sources with recordings on any host of a fleet
 COLLECT = "collect"  # stage that keeps footage
 CERTIFY = "certify"  # stage that writes the state of the promise
 WINDOWS = "windows"  # stage that makes the visits of tracks: see contracts.visits
@@ -96,6 +97,11 @@ def fleet_slot(name: str) -> str:
 def fleet_slot_own(name: str) -> str:
     """Return the hash with the run that is the newest instance of a fleet's slot."""
     return f"fg:fleet:{{{name}}}:own"
+
+
+def fleet_recordings(source: str) -> str:
+    """Return the hash with the data folders of a fleet that have recordings of a source."""
+    return f"fg:fleet:recordings:{source}"
 
 
 def heavy_reply(asker: str, call: int) -> str:

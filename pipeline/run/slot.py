@@ -30,6 +30,7 @@ from framegate.pipeline.contracts.errors import (
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwner
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource
+from framegate.pipeline.fleet.recording_places import RecordingPlace, note_places
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.source_forms import file_faults, run_source
 from framegate.pipeline.run.supervisor import Supervisor
@@ -43,6 +44,7 @@ LOOK_S: Final = 1.0  # between two looks at the plan
 HURRY_S: Final = 0.1  # the same while a source is handed over
 LET_GO_S: Final = 10.0  # a slot without its store keeps its cameras this long
 HAND_OVER_S: Final = 10.0  # a slot that is alive gets this long to finish its decoded frames
+NOTE_S: Final = 10.0  # between two notes of the times that are recorded here
 AWAY_ERRORS: Final = (StoreLost, StoreBusy, StoreRefused)
 
 
@@ -90,6 +92,8 @@ class SlotFollower:
         self._supervisor = supervisor
         self._listening = listening
         self._http: str | None = None  # as in SlotSign; None: it is not known so far
+        self._places: dict[str, RecordingPlace] = {}
+        self._noted_mono = -NOTE_S
         self._run = supervisor.plan.run
         self._store: FleetStore | None = None
         self._plan = FleetPlan()
@@ -127,6 +131,7 @@ class SlotFollower:
         store = self._store
         if store is not None:
             with contextlib.suppress(*AWAY_ERRORS, TimeoutError, asyncio.CancelledError):
+                await asyncio.wait_for(self._note_places(), LOOK_S)
                 await asyncio.wait_for(in_thread(self._sign_off, store), LOOK_S)
             store.close()
 
@@ -148,6 +153,8 @@ class SlotFollower:
         await self._let_go(wanted)
         await self._claim(self._store, wanted)
         await self._sign(self._store)
+        if time.monotonic() - self._noted_mono >= NOTE_S:
+            await self._note_places()
 
     async def _is_newest(self, store: FleetStore) -> bool:
         """Return whether this is the newest instance of its slot; otherwise end the run."""
@@ -190,6 +197,14 @@ class SlotFollower:
             self._http = await self._outside_address()
         sign = SlotSign(self._run, socket.gethostname(), version, serves, self._refused, self._http)
         await in_thread(store.sign, self._slot, sign)
+
+    async def _note_places(self) -> None:
+        """Write into the store which times are recorded in the data folder of this slot."""
+        self._noted_mono = time.monotonic()
+        plan = self._supervisor.plan
+        self._places = await in_thread(
+            note_places, plan.store, self._slot, plan.folder, self._http or "", self._places
+        )
 
     async def _outside_address(self) -> str:
         """Return the HOST:PORT at which other hosts reach the HTTP port; "" if they cannot."""

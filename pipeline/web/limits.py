@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from framegate.pipeline.client.when import time_of
+from framegate.pipeline.fleet.recording_places import RecordingPlace
 from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.openapi import ApiFault
 
@@ -63,22 +64,27 @@ LIMITS: Final = WebLimits()
 
 
 class Refusal(Exception):
-    """A request that is not done: its HTTP status and the reason."""
+    """A request that is not done: its HTTP status and the reason.
 
-    def __init__(self, status: int, reason: str) -> None:
+    places  hosts of the fleet that have what this one lacks
+    """
+
+    def __init__(self, status: int, reason: str, places: Sequence[RecordingPlace] = ()) -> None:
         super().__init__(reason)
         self.status = status
+        self.places = places
 
 
 def refused(error: Exception) -> Response:
     """Return the response to a request that failed. Errors except Refusal are temporary: 503."""
     status = 503
+    places: Sequence[RecordingPlace] = ()
     if isinstance(error, Refusal):
-        status = error.status
+        status, places = error.status, error.places
     headers = dict(NO_STORE)
     if status == 503:
         headers["Retry-After"] = "1"
-    return Response(msgspec.json.encode(ApiFault(str(error))), status, headers, JSON)
+    return Response(msgspec.json.encode(ApiFault(str(error), places)), status, headers, JSON)
 
 
 class AtOnce:

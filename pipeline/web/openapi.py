@@ -16,6 +16,7 @@ from framegate.pipeline.client.when import WHEN
 from framegate.pipeline.config.settings import lead, meanings, sentence
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.results import Output, Result
+from framegate.pipeline.fleet.recording_places import RecordingPlace
 from framegate.pipeline.telemetry.recording_sound_sinks import Beside
 from framegate.pipeline.telemetry.run_status import SourceStatus
 from framegate.pipeline.telemetry.source_view import View
@@ -65,13 +66,15 @@ class SourceEnd(msgspec.Struct, frozen=True):
     fault: str | None
 
 
-class ApiFault(msgspec.Struct, frozen=True):
+class ApiFault(msgspec.Struct, frozen=True, omit_defaults=True):
     """The fault of a request that was not done.
 
-    error  the reason, and the allowed values
+    error   the reason, and the allowed values
+    places  hosts of the fleet that have what this one lacks
     """
 
     error: str
+    places: Sequence[RecordingPlace] = ()
 
 
 def _json(schema: Schema) -> Schema:

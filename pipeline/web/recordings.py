@@ -16,12 +16,20 @@ from typing import Any, Final
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from framegate.pipeline.contracts.errors import FramegateError, did_you_mean
+from framegate.pipeline.contracts.keys import is_name
+from framegate.pipeline.fleet.recording_places import (
+    RecordingPlace,
+    overlapping,
+    own_key,
+    places_of,
+)
 from framegate.pipeline.recording.index import (
     Index,
     Pin,
@@ -94,6 +102,7 @@ class RecordedTime(msgspec.Struct, frozen=True):
     gaps       times whose packets were received but not recorded, with the reasons
     pins       times that clips of episodes keep
     trimmed    recordings that were removed, by cause
+    elsewhere  other hosts of the fleet with recordings of this time
     """
 
     source: str
@@ -101,6 +110,7 @@ class RecordedTime(msgspec.Struct, frozen=True):
     gaps: list[RecordingGap]
     pins: list[Pin]
     trimmed: list[Trim]
+    elsewhere: list[RecordingPlace]
 
 
 def recording_routes(
@@ -109,24 +119,28 @@ def recording_routes(
     pictures: RecordedPictures | None = None,
     limits: WebLimits = LIMITS,
     free_bytes: int = 0,
+    store: str = "",
 ) -> list[Route]:
     """Return the routes.
 
     data        the run's folder
     pictures    None if the run serves no pictures
     free_bytes  bytes of the disk that clips leave free, as recordings do
+    store       URL of the store in which a fleet notes its recordings; "": none
     """
+    elsewhere = OtherHosts(store, data)
     clips = Clips(data, write_clip, limits.clips, free_bytes)
-    api = _Recordings(data, clips, pictures)
+    api = _Recordings(data, clips, pictures, elsewhere)
     base = "/api/v1/recordings"
     source = base + "/{source}"
     init_name = source + "/init/{digest}.mp4"
     media_name = source + "/{epoch:int}/{day}/{name}.m4s"
-    listed = _answered(api.playlist)
-    pictured = _answered(api.picture)
+    listed = _answered(api.playlist, elsewhere)
+    pictured = _answered(api.picture, elsewhere)
+    described = _answered(api.of_source, elsewhere)
     return [
         Operation(base, _answered(api.sources), gives=list[RecordedSource]),
-        Operation(source, _answered(api.of_source), [_OF, FROM, TO], gives=RecordedTime),
+        Operation(source, described, [_OF, FROM, TO], gives=RecordedTime),
         Operation(f"{source}/playlist.m3u8", listed, [_OF, FROM, TO], gives=media(_PLAYLIST)),
         Operation(f"{source}/clip.mp4", api.clip, [_OF, FROM, TO, _PART], gives=_VIDEO),
         Operation(
@@ -137,10 +151,70 @@ def recording_routes(
     ]
 
 
-def _answered(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+class OtherHosts:
+    """The recordings of other hosts of a fleet, as its store names them. Any thread."""
+
+    def __init__(self, store: str, data: Path) -> None:
+        """Keep the parts.
+
+        store  URL of the store; "": there is no fleet
+        data   the run's folder, which is left out
+        """
+        self._store = store
+        self._own = own_key(data)
+
+    def places(self, source: str, since: float, until: float) -> list[RecordingPlace]:
+        """Return the places with recordings of a time; none if the store does not answer."""
+        places: list[RecordingPlace] = []
+        if self._store and is_name(source):
+            with contextlib.suppress(FramegateError):
+                places = places_of(self._store, source)
+        return overlapping(places, self._own, since, until)
+
+    def named(self, request: Request, refusal: Refusal) -> Refusal:
+        """Return the refusal of a request; a 404 names the hosts that have the requested time."""
+        if refusal.status != 404:
+            return refusal
+        try:
+            span = _asked_span(request.query_params)
+        except Refusal:  # a time that cannot be read, of a request that does not need it
+            return refusal
+        places = self.places(request.path_params["source"], *span)
+        if not places:
+            return refusal
+        listed = "; ".join(place.words for place in places)
+        return Refusal(404, f"{refusal}; another host has recordings: {listed}", places)
+
+
+def _asked_span(query: QueryParams) -> tuple[float, float]:
+    """Return the time that a request is about. What it leaves out is unbounded. Refusal."""
+    at = time_in(query, "at")
+    if at is not None:
+        return at - _NEAR_S, at + _NEAR_S
+    since, until = time_in(query, "from"), time_in(query, "to")
+    if since is None:
+        since = -math.inf
+    if until is None:
+        until = math.inf
+    return since, until
+
+
+def _answered(
+    make: Callable[[Request], Response], elsewhere: OtherHosts | None = None
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint of a function for a thread. elsewhere: names other hosts in a 404"""
+
+    def made(request: Request) -> Response:
+        try:
+            return make(request)
+        except Refusal as refusal:
+            if elsewhere is None:
+                raise
+            raise elsewhere.named(request, refusal) from None
+
     async def answer(request: Request) -> Response:
         try:
-            return await run_in_threadpool(make, request)
+            return await run_in_threadpool(made, request)
         except (Refusal, FramegateError) as error:
             return refused(error)
 
@@ -151,10 +225,13 @@ def _answered(make: Callable[[Request], Response]) -> Callable[[Request], Awaita
 class _Recordings:
     """The endpoints for the recordings in a run's folder. Any thread."""
 
-    def __init__(self, data: Path, clips: Clips, pictures: RecordedPictures | None) -> None:
+    def __init__(
+        self, data: Path, clips: Clips, pictures: RecordedPictures | None, elsewhere: OtherHosts
+    ) -> None:
         self._data = data
         self._clips = clips
         self._pictures = pictures
+        self._elsewhere = elsewhere
 
     def sources(self, request: Request) -> Response:  # noqa: ARG002
         """Recordings of each source: first and last time, duration, bytes, sound."""
@@ -164,7 +241,9 @@ class _Recordings:
             return _json(index.recorded())
 
     def of_source(self, request: Request) -> Response:
-        """Recorded times, gaps, clips and removed recordings of a source; `?from=` and `?to=`."""
+        """Recorded times, gaps, clips and removed recordings of a source, and the hosts of a fleet
+        with more of it; `?from=` and `?to=`.
+        """
         with _index(self._data) as index:
             source, since, until = _source_and_span(request, index)
             return _json(
@@ -174,6 +253,7 @@ class _Recordings:
                     gaps=index.recorders.gaps(source, since, until),
                     pins=[p for p in index.pins(source) if p.since < until and p.until > since],
                     trimmed=[trim for trim in index.trims() if trim.source == source],
+                    elsewhere=self._elsewhere.places(source, *_asked_span(request.query_params)),
                 )
             )
 
@@ -239,7 +319,9 @@ class _Recordings:
                 held.enter_context(self._clips.at_once.taken())
                 path, n_parts = await run_in_threadpool(self._clips.write, request, held)
                 kept = held.pop_all()
-        except (Refusal, FramegateError) as error:
+        except Refusal as refusal:
+            return refused(await run_in_threadpool(self._elsewhere.named, request, refusal))
+        except FramegateError as error:
             return refused(error)
         name = f"{request.path_params['source']}.mp4"
         return _ClipAnswer(path, name, {**_NO_STORE, "Framegate-Parts": str(n_parts)}, kept)

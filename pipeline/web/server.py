@@ -363,7 +363,7 @@ def make_app(
     all_routes += visit_routes(Path(spec.folder), recorded)
     all_routes += like_routes(spec.config, run.ask_rules)
     all_routes += recording_routes(
-        Path(spec.folder), _write_clip, recorded, limits, spec.free_bytes
+        Path(spec.folder), _write_clip, recorded, limits, spec.free_bytes, spec.store
     )
     return Starlette(routes=all_routes, exception_handlers={FramegateError: _unavailable})
 

@@ -31,7 +31,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "config": ("store",),
         "telemetry": ("recording", "store"),
         "heavy": ("store",),
-        "fleet": ("config", "store"),
+        "fleet": ("config", "recording", "store"),
         "engine": ("shared_memory", "store", "telemetry"),
         "ingest": ("engine", "promise", "recording", "shared_memory", "store"),
         "sinks": ("config", "engine", "store", "telemetry"),

@@ -113,6 +113,51 @@ def test_commands_with_the_store_show_the_sources_of_all_hosts_once(hosts: TwoHo
     )
 
 
+def test_each_host_names_the_one_that_has_a_recording(hosts: TwoHosts) -> None:
+    name = socket.gethostname()
+
+    def places() -> dict[str, dict[str, Any]]:
+        lines = hosts.shown("recordings", "--json").splitlines()
+        return {place["source"]: place for place in map(json.loads, lines)}
+
+    def are_noted() -> bool:
+        recorded = [hosts.get(slot, "/api/v1/recordings")[1] for slot in hosts.ports]
+        noted = places()
+        return all(
+            each["source"] in noted and noted[each["source"]]["until"] == each["until"]
+            for [each] in recorded
+        )
+
+    wait_until("both are noted whole", are_noted, 60.0)
+    for source, place in places().items():
+        slot = hosts.places[source]
+        [other] = hosts.ports.keys() - {slot}
+        folder = str(hosts.fleet.folder / f"host_{slot}" / "data")
+        http = f"{name}:{hosts.ports[slot]}"
+        assert {**place, "since": 0, "until": 0} == {
+            "source": source,
+            "slot": slot,
+            "host": name,
+            "folder": folder,
+            "http": http,
+            "since": 0,
+            "until": 0,
+        }
+        path = f"/api/v1/recordings/{source}"
+        span = f"from={place['since']}&to={place['until']}"
+        code, here = hosts.get(slot, f"{path}?{span}")
+        assert (code, here["elsewhere"]) == (200, [])
+        for asked in (f"?{span}", f"/clip.mp4?{span}", f"/picture.jpg?at={place['until'] - 0.1}"):
+            code, fault = hosts.get(other, path + asked)
+            assert (code, fault["places"]) == (404, [place])
+            assert f"slot {slot} on host {name} (http://{http})" in fault["error"]
+        code, fault = hosts.get(other, f"{path}?from={place['until'] + 9}&to={place['until'] + 99}")
+        assert (code, "places" in fault) == (404, False)
+    table = hosts.shown("recordings")
+    assert "north" in table
+    assert "south" in table
+
+
 def test_a_slot_states_only_an_address_that_other_hosts_reach() -> None:
     with bound("127.0.0.1:0") as loopback, bound("0.0.0.0:0") as everywhere:
         assert everywhere is not None
