@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,14 @@ from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwn
 from framegate.pipeline.fleet.plan import FleetPlan
 
 PAGE = "fleet"
+_EXAMPLES: Final = {
+    "apply": "apply fleet.toml",
+    "diff": "diff fleet.toml",
+    "status": "status",
+    "move": "move gate box2",
+    "drain": "drain box1",
+    "undrain": "undrain box1",
+}
 
 
 def register(commands: Any) -> None:
@@ -63,7 +71,13 @@ def register(commands: Any) -> None:
 
 
 def _action(actions: Any, name: str, what: str) -> argparse.ArgumentParser:
-    action: argparse.ArgumentParser = actions.add_parser(name, help=what, description=what)
+    example = f"framegate fleet {_EXAMPLES[name]} --store redis://store.example"
+    action: argparse.ArgumentParser = actions.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=ending(example, page=PAGE),
+    )
     action.add_argument(
         "--store",
         required=True,

@@ -243,8 +243,12 @@ def _sinks_process(
     if not setup.config.sinks:
         return None
     events = setup.config.events
+    teller = plan.run
+    if plan.slot:
+        teller = plan.identity
     spec = SinksSpec(
         run=plan.run,
+        teller=teller,
         store=plan.store,
         sinks=setup.config.sinks,
         rules={

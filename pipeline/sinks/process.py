@@ -59,6 +59,8 @@ class SinksSpec(msgspec.Struct, frozen=True):
     """The specification of the process, as JSON on its standard input.
 
     run    id of the run
+    teller  id in the messages of webhooks: that of the run, or of the store if the run is a slot of
+            a fleet, because another slot may repeat a message
     store  URL of the store
     rules  configured rules, by name
     http   HOST:PORT of the run, for pictures; None: it has no port
@@ -66,6 +68,7 @@ class SinksSpec(msgspec.Struct, frozen=True):
     """
 
     run: str
+    teller: str
     store: str
     sinks: dict[str, SinkConfig]
     rules: dict[str, KnownRule] = {}
@@ -83,7 +86,7 @@ def receiver_of(name: str, spec: SinksSpec) -> Receiver[Any]:
         return Mqtt(name, config, spec.run, spec.rules, pictures)
     if config.kind == "notify":
         return Notify(name, config, pictures)
-    return Webhook(name, config, spec.run)
+    return Webhook(name, config, spec.teller)
 
 
 def check_receiver(name: str, config: SinkConfig) -> str:
@@ -92,7 +95,7 @@ def check_receiver(name: str, config: SinkConfig) -> str:
     Raises ConfigFaults if the configuration cannot be used, and ReceiverUnavailable if the host
     cannot be reached.
     """
-    receiver_of(name, SinksSpec("check", "", {name: config})).close()
+    receiver_of(name, SinksSpec("check", "check", "", {name: config})).close()
     if config.kind == "notify":
         return "Apprise knows all services; no connection was tried"
     url = urlsplit(config.place(name))

@@ -183,6 +183,8 @@ def test_a_run_is_read_where_it_is_while_it_goes_on_and_once_it_was_killed(
         run.says("long: running")
         with open_store(made / "data") as opened, open_store(None) as found:
             assert (opened.ended, found.url) == (False, opened.url)
+        with subscribe(made / "data", start="earliest") as results:
+            assert next(results).seq == 0
         run.kill()
     with open_store(made / "data") as opened:
         assert opened.ended

@@ -24,6 +24,7 @@ from framegate.pipeline.contracts.queries import (
 )
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.heavy import queue
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.batching import BatchLimits
 from framegate.pipeline.heavy.queue import GROUP, MAX_ENTRIES, HeavyQueue, QueryMessage
@@ -189,7 +190,10 @@ def test_what_is_late_is_not_looked_at(store: EmbeddedStore) -> None:
         assert [source for _, source, _ in looked(client, 1)] == ["a"]
 
 
-def test_an_answer_that_comes_after_its_time_still_comes(store: EmbeddedStore) -> None:
+def test_an_answer_that_comes_after_its_time_still_comes(
+    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "GRACE_S", DEADLINE_S)
     with heavy_worker(store.url), client_of(store) as client, asking(store) as place:
         there(client)
         due = time.monotonic() + 10.0  # it begins before, on a busy machine too
