@@ -70,6 +70,7 @@ class RunSource(SourceConfig):
     model      NAME@DIGEST of the model that was chosen during the run; "" if none was
     before     the same of the model before it; None if there was no other
     since      version of the fleet's plan that gave it to this slot; 0: the run is no slot
+    identity   of a slot's file, see `file_identity`; "" for other sources
     continues  whether it is a file that continues where another slot stopped
     hands_over  whether it is being removed for another slot, which continues it
     """
@@ -83,6 +84,7 @@ class RunSource(SourceConfig):
     model: str = ""
     before: str | None = None
     since: int = 0
+    identity: str = ""
     continues: bool = False
     hands_over: bool = False
 

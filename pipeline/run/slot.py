@@ -32,7 +32,7 @@ from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwn
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource
 from framegate.pipeline.fleet.recording_places import RecordingPlace, note_places
 from framegate.pipeline.run.folder import RunSource
-from framegate.pipeline.run.source_forms import file_faults, run_source
+from framegate.pipeline.run.source_forms import file_faults, file_identity, run_source
 from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.system.ports import own_address
 from framegate.pipeline.system.process import in_thread
@@ -333,4 +333,4 @@ def source_of(name: str, wanted: FleetSource) -> RunSource:
     faults = list(file_faults([source]).values())
     if faults:
         raise ConfigFaults([f"{fault} on {socket.gethostname()}" for fault in faults])
-    return source
+    return replace(source, identity=file_identity(source, wanted.keys))

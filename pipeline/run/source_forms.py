@@ -9,9 +9,11 @@ resolved  SourceSpec is for workers, and never stored. It is a Request, with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -142,12 +144,36 @@ def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
 def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
     """Return the faults of the paths of files, by source, so that typing errors are found early.
 
-    The content of a file is not read.
+    The content of a file is not read. ConfigFaults if the variable of a URL is not set.
     """
     faults = {}
     for source in sources:
-        if source.url_env is None and not is_remote(source.url):
-            fault = path_fault(source.url)
+        place = place_of(source.name, source)
+        if not is_remote(place):
+            fault = path_fault(place)
             if fault is not None:
-                faults[source.name] = f"source {source.name}: {fault[0]}: {source.url}: {fault[1]}"
+                where = source.place()
+                faults[source.name] = f"source {source.name}: {fault[0]}: {where}: {fault[1]}"
     return faults
+
+
+def file_identity(source: RunSource, keys: Mapping[str, Any]) -> str:
+    """Return the identity of a slot's file; a successor continues the file only if it has the same.
+
+    It is a digest of the content of a file, or of a URL without its login, and of the keys: with
+    other keys, a frame number may mean another frame. "" for a camera, which never continues.
+
+    keys: of the source in the plan of the fleet. ConfigFaults as `place_of`
+    """
+    if source.live:
+        return ""
+    place = place_of(source.name, source)
+    content = place
+    if "://" in place:
+        parts = urlsplit(place)
+        content = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    file = fingerprint(place)
+    if file is not None:
+        content = file.text()
+    written = msgspec.json.encode((content, keys), order="deterministic")
+    return hashlib.sha256(written).hexdigest()

@@ -209,11 +209,14 @@ class RunSources:
         model = ""
         if take_over:
             model = self._announced(source.name)
-        file = ""
-        if source.since and source.file is not None:
-            file = source.file.text()
         continues = self._store.claim(
-            source.name, self._run.run, self._owner, take_over, by_hand, source.since, file
+            source.name,
+            self._run.run,
+            self._owner,
+            take_over,
+            by_hand,
+            source.since,
+            source.identity,
         )
         # The epoch is read after the claim: from then on no other run can begin an epoch.
         past = self._store.epoch(source.name)

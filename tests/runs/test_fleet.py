@@ -63,10 +63,14 @@ def test_the_sources_of_a_killed_slot_continue_on_the_other_one(tmp_path: Path) 
         assert away["sources"] == 0
 
 
-def test_a_new_instance_of_a_killed_slot_continues_its_sources(tmp_path: Path) -> None:
+def test_a_new_instance_of_a_killed_slot_continues_its_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an engine does it: the same slot on another host, without any change of the plan."""
     with fleet(tmp_path) as at:
-        at.apply({"a": 2.0}, files(at, "one", "two"))
+        sources = files(at, "one", "two")
+        monkeypatch.setenv("CLIP", str(sources["two"].pop("url")))
+        at.apply({"a": 2.0}, {**sources, "two": {**sources["two"], "url_env": "CLIP"}})
         with checked(at.url, "one", "two"):
             first = at.start("a", "host_1")
             at.until("one", BEFORE)
