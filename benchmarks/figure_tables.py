@@ -300,17 +300,51 @@ def _federated(result: dict[str, Any]) -> str:
         for verdicts in ("0_verdicts", "5_verdicts"):
             figures = row[verdicts]
             cells = [about, verdicts[0], _fixed(figures["local"]["ap"])]
-            for side in sides:
-                gain, low, high = figures[side]["gain"]
-                cells.append(f"{gain:+.3f}, {low:+.3f} to {high:+.3f}")
-            cells += [_fixed(row.get(key), "+") for key in ("own_all", "own_shared")]
+            gains = [figures[side]["gain"] for side in sides]
+            gains += [row.get(key) for key in ("own_all", "own_shared")]
+            cells += [_gained(gain) for gain in gains]
             rows.append(cells)
     return _table(
         "camera | own verdicts | AP, own verdicts alone | with private files, 95 % | with all "
         "verdicts of the others, 95 % | decided by own verdicts, 95 % | all own verdicts, over the "
-        "score | ... without place and height",
+        "score, 95 % | ... without place and height, 95 %",
         rows,
     )
+
+
+def _policy(result: dict[str, Any]) -> str:
+    """Return the policies, and the oracle that has as few wrong frames as the one that ships."""
+    rows = []
+    for each in result["rivals"]:
+        low, high = each["asked_interval"]
+        less, more = each["lead_interval"]
+        cells = [each["policy"], _cell(each["setting"])]
+        cells += [f"{each['asked']:.1%}, {low:.1%} to {high:.1%}", f"{each['calm']:.1%}"]
+        cells.append(f"{each['lead']:.1%}, {less:.1%} to {more:.1%}")
+        cells += [f"{each['wrong']:.2%}", f"{each['certified']:.0%}"]
+        rows.append(cells)
+    rows.append(["oracle", "-", f"{result['oracle']['asked']:.1%}", *"----"])
+    policies = _table(
+        "policy | setting | frames asked about, 95 % | without alarms | the fixed doubt asks more, "
+        "95 % | wrong | hours certified",
+        rows,
+    )
+    worlds = _table(
+        "simulated world | periods | broke the promise | certified | both",
+        (
+            [each["world"], str(each["periods"])]
+            + [f"{each[key]:.1%}" for key in ("broken", "certified", "false")]
+            for each in result["false"]
+        ),
+    )
+    return f"{policies}\n{worlds}"
+
+
+def _gained(gain: list[float] | None) -> str:
+    if gain is None:
+        return "-"
+    mean, low, high = gain
+    return f"{mean:+.3f}, {low:+.3f} to {high:+.3f}"
 
 
 def _networks(result: dict[str, Any]) -> str:
@@ -455,6 +489,7 @@ SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "federated": _federated,
     "learn": _learn,
     "networks": _networks,
+    "policy": _policy,
     "curves": _curves,
     "first_contact": _first_contact,
     "truth": _truth,

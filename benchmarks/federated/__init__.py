@@ -15,7 +15,8 @@ pooled   the same, beginning with all verdicts of the others, without privacy
 decided  shared if it lowers the log loss of own verdicts, each judged without itself; else local
 ap       average precision of the order, mean over draws of verdicts and noise
 gain     difference in it to `local`: mean, and 95 % interval by a bootstrap over visits
-own_all  gain over the score of what all verdicts of the camera teach, in five parts
+own_all  gain over the score of what all verdicts of the camera teach, in five parts; a visit is
+         in one part. With its 95 % interval
 own_shared  the same, without place and height, which are not in the files
 joins    share of the draws in which `decided` is shared
 bytes    of the longest file
@@ -95,8 +96,8 @@ def draw(camera: Camera, others: Sequence[Camera], size: int, seed: int) -> Draw
     own = drawn_verdicts(camera, size, seed)
     priors = {
         "local": PRIOR_MEAN,
-        "shared": weights_of(camera, step_of(shares)),
-        "pooled": weights_of(camera, pooled_step(others)),
+        "shared": weights_of(step_of(shares)),
+        "pooled": weights_of(pooled_step(others)),
     }
     orders = {side: order(camera, taught(camera, own, each)) for side, each in priors.items()}
     orders["score"] = order(camera, PRIOR_MEAN)
@@ -136,23 +137,22 @@ def resampled(camera: Camera, seed: int) -> Numbers:
     return np.concatenate([once, counts])[:, places].astype(np.float64)
 
 
-def gain_of_own(camera: Camera, spread: Numbers) -> float:
-    """Return the gain in average precision that all own verdicts bring, in five parts.
+def gain_of_own(camera: Camera, spread: Numbers) -> list[float]:
+    """Return the gain in average precision that all own verdicts bring, and its 95 % interval.
+
+    The visits are divided into five parts, and each part is judged by what the others teach.
 
     spread  of the prior of each weight
     """
-    places = np.random.default_rng(0).permutation(len(camera.truths))
-    odds = np.empty(len(places))
+    visits = np.random.default_rng(0).permutation(np.unique(camera.visits))
+    odds = np.empty(len(camera.truths))
     for part in range(_PARTS):
-        judged = places[part::_PARTS]
-        own = np.setdiff1d(places, judged)
-        odds[judged] = order(camera, taught(camera, own, PRIOR_MEAN, spread))[judged]
-    weights = np.ones((1, len(places)))
-    ours, score = (
-        float(precisions(camera.truths, each, weights)[0])
-        for each in (odds, order(camera, PRIOR_MEAN))
-    )
-    return round(ours - score, 4)
+        is_judged = np.isin(camera.visits, visits[part::_PARTS])
+        own = np.flatnonzero(~is_judged)
+        odds[is_judged] = order(camera, taught(camera, own, PRIOR_MEAN, spread))[is_judged]
+    weights = resampled(camera, 0)
+    score = precisions(camera.truths, order(camera, PRIOR_MEAN), weights)
+    return _gain(precisions(camera.truths, odds, weights) - score)
 
 
 def judged_sides(camera: Camera, others: Sequence[Camera], size: int) -> tuple[Row, float]:
@@ -168,14 +168,18 @@ def judged_sides(camera: Camera, others: Sequence[Camera], size: int) -> tuple[R
     return sides, float(np.mean([each.joins for each in draws]))
 
 
+def _gain(differences: Numbers) -> list[float]:
+    """Return the first difference, and the 95 % interval of the others, by resampled visits."""
+    low, high = np.nanquantile(differences[1:], (0.025, 0.975)).tolist()
+    return [round(each, 4) for each in (float(differences[0]), low, high)]
+
+
 def _figures(sides: Mapping[str, Numbers]) -> Row:
     figures = {}
     for side, values in sides.items():
-        gains = values - sides["local"]
-        low, high = np.nanquantile(gains[1:], (0.025, 0.975)).tolist()
         figures[side] = {
             "ap": round(float(values[0]), 4),
-            "gain": [round(each, 4) for each in (float(gains[0]), low, high)],
+            "gain": _gain(values - sides["local"]),
         }
     return figures
 

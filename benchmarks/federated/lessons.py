@@ -1,11 +1,12 @@
 """What cameras could learn from each other: a lesson of a few numbers, and an order by it.
 
 An order gives each episode log odds that it is true. The shipped one is the score. A lesson is a
-step from it: the slope of the likelihood of a camera's verdicts at the shipped order, in numbers
-that its own episodes scale, so cameras with near and with distant objects can be compared. Place
-and height are left out, because they are facts about one camera.
+step from it: the slope of the likelihood of a camera's verdicts at the shipped order. Place and
+height are left out, because they are facts about one camera.
 
-The unit is a visit: the episodes that have a track in common add one vector.
+The unit is a visit: the episodes that have a track in common add one vector. The features are
+scaled by constants. If the episodes of the camera scaled them, each visit would change the vectors
+of all others, and the noise would hide only a part of that.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from framegate.pipeline.review.logistic import regression
 
 # Places in `Traits.features`: score, shape, speed, age, time of standing, share of frames unseen.
 SHARED: Final = (0, 2, 5, 6, 7, 8)
+# Their usual mean and spread, in round numbers that no camera's file depends on.
+MEANS: Final = np.array([-1.0, 0.3, 0.3, 0.8, 0.3, 0.4])
+SPREADS: Final = np.array([0.6, 0.5, 0.3, 0.2, 0.4, 0.2])
 FEATURES: Final = 9
 LENGTH: Final = 2.0  # of a visit's vector; longer ones are shortened
 CURVATURE: Final = 0.2  # mean of p * (1 - p) of an episode at the shipped order
-LEAST_SPREAD: Final = 0.05
 # As the product's filter, `pipeline/review/teach.py`: the score itself, and little doubt about it.
 PRIOR_MEAN: Final = np.array([0.0, 1.0] + [0.0] * (FEATURES - 1))
 PRIOR_SPREAD: Final = np.array([2.0] + [0.35] * FEATURES)
@@ -87,16 +90,10 @@ def visits_of(tracks: Sequence[frozenset[int]]) -> list[int]:
     return visits
 
 
-def scale(camera: Camera) -> tuple[Numbers, Numbers]:
-    """Return the mean and the spread of each feature, over all episodes; no verdict is needed."""
-    return camera.features.mean(axis=0), np.maximum(camera.features.std(axis=0), LEAST_SPREAD)
-
-
 def scaled(camera: Camera) -> Numbers:
-    """Return a constant and the scaled SHARED features, (N, 7)."""
-    mean, spread = scale(camera)
-    rows = (camera.features - mean) / spread
-    return np.column_stack([np.ones(len(rows)), rows[:, SHARED]])
+    """Return a constant and the scaled SHARED features of each episode, (N, 7)."""
+    rows = (camera.features[:, SHARED] - MEANS) / SPREADS
+    return np.column_stack([np.ones(len(rows)), rows])
 
 
 def vectors(camera: Camera) -> Numbers:
@@ -105,7 +102,8 @@ def vectors(camera: Camera) -> Numbers:
     slopes = (camera.truths - shipped)[:, None] * scaled(camera)
     rows = np.column_stack([slopes, np.ones(len(slopes))])
     visits = np.unique(camera.visits)
-    return np.array([rows[camera.visits == each].sum(axis=0) for each in visits])
+    sums = [rows[camera.visits == each].sum(axis=0) for each in visits]
+    return np.array(sums).reshape(-1, rows.shape[1])
 
 
 def share(camera: Camera, epsilon: float, chance: np.random.Generator) -> Share:
@@ -125,10 +123,8 @@ def step_of(shares: Sequence[Share]) -> Numbers:
 def pooled_step(cameras: Sequence[Camera]) -> Numbers:
     """Return the step that all verdicts of the cameras teach, without privacy, (7,)."""
     rows = np.concatenate([scaled(each) for each in cameras])
-    spreads = np.concatenate([np.full(len(each.truths), scale(each)[1][0]) for each in cameras])
-    means = np.concatenate([np.full(len(each.truths), scale(each)[0][0]) for each in cameras])
-    # The score's own log odds are a column of weight 1: mean + spread * scaled.
-    shipped = means + spreads * rows[:, 1]
+    # The score's own log odds are a column of weight 1.
+    shipped = np.concatenate([each.features[:, 0] for each in cameras])
     columns = np.column_stack([rows, shipped])
     truths = np.concatenate([each.truths for each in cameras])
     mean = np.array([0.0] * (1 + len(SHARED)) + [1.0])
@@ -136,14 +132,12 @@ def pooled_step(cameras: Sequence[Camera]) -> Numbers:
     return regression(columns, truths, mean, 1 / spread**2)[:-1]
 
 
-def weights_of(camera: Camera, step: Numbers) -> Numbers:
-    """Return the ten weights of a filter, for the features of a camera as they are."""
-    mean, spread = scale(camera)
+def weights_of(step: Numbers) -> Numbers:
+    """Return the ten weights of a filter, for features as they are."""
     weights = PRIOR_MEAN.copy()
-    places = list(SHARED)
-    slopes = step[1:] / spread[places]
-    weights[1 + np.array(places)] += slopes
-    weights[0] += step[0] - float(slopes @ mean[places])
+    slopes = step[1:] / SPREADS
+    weights[1 + np.array(SHARED)] += slopes
+    weights[0] += step[0] - float(slopes @ MEANS)
     return weights
 
 

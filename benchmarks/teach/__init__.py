@@ -2,10 +2,11 @@
 
     python -m benchmarks.teach --data FOLDER [--clips NAME ...] [--write]
 
-The rule is: a person or vehicle is in the picture for a second. The truth is visits that people
-labelled by eye (`benchmarks/alike/LABELS.md`). Verdicts come from the first 60 % of a clip's time,
-the last 35 % judge, whose verdicts are never used. Each clip runs with the default least score, and
-with LOW, because at the default there are fewer false episodes than a filter needs.
+The rule is: a person or vehicle is in the picture for a second. The truth is visits that
+vision-language models labelled (`benchmarks/alike/LABELS.md`). Verdicts come from the first 60 % of
+a clip's time, the last 35 % judge, whose verdicts are never used. Each clip runs with the default
+least score, and with LOW, because at the default there are fewer false episodes than a filter
+needs.
 
 default    the default least score, without a filter. The bars compare with it
 draws      five draws of 10 + 10 and of 20 + 20 verdicts about the run with LOW: the filter, and

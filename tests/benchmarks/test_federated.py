@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from benchmarks.federated import bars, draw, figures_of, precisions
+from benchmarks.federated import bars, draw, figures_of, gain_of_own, precisions
 from benchmarks.federated.lessons import (
     FEATURES,
+    LENGTH,
+    MEANS,
     PRIOR_MEAN,
+    PRIOR_SPREAD,
     SHARED,
+    SPREADS,
     Camera,
     order,
     pooled_step,
@@ -29,6 +33,7 @@ from benchmarks.federated.lessons import (
 )
 from benchmarks.federated.privacy import (
     DELTA,
+    GRID,
     Numbers,
     clipped,
     delta_of,
@@ -142,12 +147,13 @@ def test_episodes_with_a_track_in_common_are_of_one_visit() -> None:
     assert visits_of(tracks) == [0, 1, 1, 1, 4]
 
 
-def camera(seed: int, sign: float, zoom: float = 1.0, size: int = 60) -> Camera:
+def camera(seed: int, sign: float, size: int = 60) -> Camera:
     """Episodes whose score says nothing, and of which the fast ones are true if `sign` is 1."""
     chance = np.random.default_rng(seed)
     features = chance.normal(0, 0.3, (size, FEATURES))
-    features[:, 5] = zoom * chance.normal(2, 1, size)
-    truths = sign * (features[:, 5] / zoom - 2) + chance.normal(0, 0.3, size) > 0
+    features[:, SHARED] = MEANS + SPREADS * chance.normal(0, 1, (size, len(SHARED)))
+    speed = scaled(Camera(features, np.zeros(size, np.bool_), np.arange(size)))[:, 3]
+    truths = sign * speed + chance.normal(0, 0.3, size) > 0
     return Camera(features, truths, np.arange(size))
 
 
@@ -160,26 +166,50 @@ def test_a_share_is_a_small_file_of_slopes() -> None:
     assert vectors(mine)[:, 3].sum() > 20, "the fast ones are true"
     shares = [share(mine, 64.0, np.random.default_rng(seed)) for seed in range(300)]
     # Some visits are longer than the limit, so the sum without noise is that of clipped vectors.
-    expected = 2 * clipped(vectors(mine) / 2).sum(axis=0)
+    expected = LENGTH * clipped(vectors(mine) / LENGTH).sum(axis=0)
     assert np.mean([each.numbers for each in shares], axis=0) == pytest.approx(expected, abs=0.1)
     private = share(mine, 4.0, np.random.default_rng(0))
     assert len(msgspec.json.encode(private)) <= 1024
     assert (private.epsilon, private.delta, private.unit) == (4.0, 1e-5, "visit")
 
 
-def test_weights_for_a_camera_give_the_order_of_scaled_numbers() -> None:
-    mine = camera(2, 1.0, zoom=3.0)
+@given(
+    st.lists(
+        st.lists(st.floats(-20, 20), min_size=FEATURES, max_size=FEATURES), min_size=1, max_size=4
+    ),
+    st.sampled_from([0, 1, 100, 1000]),
+    st.booleans(),
+)
+def test_a_visit_moves_the_file_of_its_camera_by_no_more_than_its_length(
+    episodes: list[list[float]], others: int, is_true: bool
+) -> None:
+    """The noise is the same, so the files of neighbouring cameras differ by the visit alone."""
+    without = camera(1, 1.0, others)
+    with_visit = Camera(
+        np.concatenate([without.features, np.array(episodes)]),
+        np.append(without.truths, [is_true] * len(episodes)),
+        np.append(without.visits, [others] * len(episodes)),
+    )
+    one, other = (
+        np.array(share(each, 4.0, np.random.default_rng(5)).numbers)
+        for each in (without, with_visit)
+    )
+    rounding = LENGTH * GRID * math.sqrt(len(one))
+    assert np.linalg.norm(one - other) <= LENGTH + rounding
+
+
+def test_weights_for_features_as_they_are_give_the_order_of_scaled_numbers() -> None:
+    mine = camera(2, 1.0)
     step = np.array([0.5, 0.1, -0.2, 0.3, 0.0, 0.4, -0.1])
     expected = mine.features[:, 0] + scaled(mine) @ step
-    assert order(mine, weights_of(mine, step)) == pytest.approx(expected)
+    assert order(mine, weights_of(step)) == pytest.approx(expected)
     untouched = [1 + place for place in range(FEATURES) if place not in SHARED]
-    assert weights_of(mine, step)[untouched] == pytest.approx(PRIOR_MEAN[untouched])
+    assert weights_of(step)[untouched] == pytest.approx(PRIOR_MEAN[untouched])
 
 
 def test_alike_cameras_teach_each_other_and_unlike_ones_are_turned_down() -> None:
-    """Speeds differ by a factor, as between a near and a far camera."""
-    others = [camera(seed, 1.0, zoom=seed) for seed in (1, 2, 3, 4)]
-    mine = camera(9, 1.0, zoom=0.5)
+    others = [camera(seed, 1.0) for seed in (1, 2, 3, 4)]
+    mine = camera(9, 1.0)
     weights = np.ones((1, len(mine.truths)))
     once = draw(mine, others, 5, 0)
     ap = {side: precisions(mine.truths, odds, weights)[0] for side, odds in once.orders.items()}
@@ -187,12 +217,26 @@ def test_alike_cameras_teach_each_other_and_unlike_ones_are_turned_down() -> Non
     assert ap["pooled"] > ap["local"] + 0.2
     assert once.joins
     assert once.judged.sum() == 55
-    unlike = camera(9, -1.0, zoom=0.5)
+    unlike = camera(9, -1.0)
     joins = [draw(unlike, others, 5, seed).joins for seed in range(10)]
     assert sum(joins) <= 2
     assert not draw(mine, others, 0, 0).joins
     exact = step_of([share(each, 64.0, np.random.default_rng(0)) for each in others])
     assert np.argmax(np.abs(exact)) == np.argmax(np.abs(pooled_step(others))) == 3
+
+
+def test_verdicts_about_a_visit_do_not_judge_it() -> None:
+    """Each visit is two equal episodes, or one. Its truth is drawn by chance, so the gain is equal.
+
+    If a verdict about one episode judged the other, the gain of the pairs would be .09 higher.
+    """
+    once = camera(3, 1.0, 40)
+    features = np.random.default_rng(4).normal(0, 1, once.features.shape)
+    pairs = Camera(*(np.repeat(each, 2, axis=0) for each in (features, once.truths, once.visits)))
+    alone = Camera(features, once.truths, once.visits)
+    paired, single = (gain_of_own(each, PRIOR_SPREAD) for each in (pairs, alone))
+    assert paired[0] == pytest.approx(single[0], abs=0.04)
+    assert paired[1] < paired[0] < paired[2]
 
 
 def test_average_precision_counts_an_episode_as_often_as_it_was_drawn() -> None:
