@@ -4,14 +4,19 @@
                                 [--periods N] [--cache FOLDER] [--write]
 
 Composed hours (benchmarks.promise.composed_hour), one for each seed, and one more that chooses:
-there each policy gets the setting that asks least of those with which its certificate is at least
-95 % probable. Detect and the heavy model run once; then each policy goes through each hour with the
-functions of the stage and of the promise. All figures are agreement with the heavy model.
+there each policy gets the setting that asks least of those without an alarm with which its
+certificate is at least 95 % probable. Detect and the heavy model run once; then each policy goes
+through each hour with the functions of the stage and of the promise. All figures are agreement with
+the heavy model.
 
 asked      share of frames that the heavy model was asked about; 95 % interval by blocks of 30 s
+calm       the same, of the frames without an alarm. An alarm asks about each frame until the end
+           of the hour
+tries      what each setting does in the hour that chooses; `wrong` is a number of frames
 lead       what the fixed doubt asked more, with its interval
 wrong      share of published frames with another number of objects of some class
-chance     probability of the certificate with so many wrong frames, over the coin's keys
+chance     probability of the certificate with so many wrong frames, over the coin's keys; 0 after
+           an alarm, which asked about frames that would have been wrong
 oracle     knows which frames would be wrong: asks at the first of each stretch in which the heavy
            model's counts stay, and its answers last as long; as many wrong frames as the shipped
            policy has
@@ -56,11 +61,14 @@ _ALPHA: Final = 0.01
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """A policy with its setting, and its walks through the hours that report."""
+    """A policy with its setting, and its walks through the hours that report.
+
+    tries  each setting in the hour that chooses
+    """
 
     rival: Rival
     setting: float
-    chosen: Walk
+    tries: list[Row]
     walks: list[Walk]
 
     @property
@@ -74,33 +82,46 @@ def secret_of(seed: int) -> bytes:
     return seed.to_bytes(32, "little")
 
 
-def chance(wrong: int, promise: Promise) -> float:
-    """Return the probability that a period with so many wrong frames is certified."""
+def chance(walked: Walk, promise: Promise) -> float:
+    """Return the probability that a period with the wrong frames of a walk is certified.
+
+    It is 0 after an alarm: no other key would have had its questions.
+    """
+    wrong = int(walked.wrong.sum())
+    if walked.alarmed.any():
+        return 0.0
     most = k_max(promise.frames, promise.alpha, promise.share, promise.delta)
     if wrong <= most:
         return 1.0
     return float(scipy.special.bdtr(most, wrong, promise.share))
 
 
-def chosen(rival: Rival, hour: Hour, promise: Promise) -> tuple[float, Walk]:
-    """Return a policy's setting, and its walk through the hour that chooses.
-
-    If no setting is probable to be certified, it is the first, which asks most.
-    """
-    best: tuple[float, Walk] | None = None
+def tries_of(rival: Rival, hour: Hour, promise: Promise) -> list[Row]:
+    """Return what each setting of a policy does in the hour that chooses."""
+    tries = []
     for setting in rival.settings:
-        tried = walk(hour.looks, rival.make(setting), promise, secret_of(hour.seed))
-        wrong = int(tried.wrong.sum())
-        is_probable = chance(wrong, promise) >= _PROBABLE
-        print(
-            f"choosing: {rival.name} {setting:g}: asked {tried.asked.mean():.4f}, {wrong} wrong, "
-            f"{tried.certificate.verdict}",
-            flush=True,
+        walked = walk(hour.looks, rival.make(setting), promise, secret_of(hour.seed))
+        tries.append(
+            {
+                "setting": setting,
+                "asked": round(float(walked.asked.mean()), 4),
+                "calm": round(float(walked.asked[~walked.alarmed].mean()), 4),
+                "wrong": int(walked.wrong.sum()),
+                "chance": round(chance(walked, promise), 4),
+            }
         )
-        if best is None or (is_probable and tried.asked.sum() < best[1].asked.sum()):
-            best = setting, tried
-    assert best is not None
-    return best
+        print(f"choosing: {rival.name}: {tries[-1]}", flush=True)
+    return tries
+
+
+def chosen(tries: Sequence[Row]) -> float:
+    """Return the setting that asks least of those that are probable to be certified.
+
+    If none is, it is the first, which asks most.
+    """
+    probable = [each for each in tries if each["chance"] >= _PROBABLE]
+    setting: float = min(probable, key=lambda each: each["asked"], default=tries[0])["setting"]
+    return setting
 
 
 def interval(values: Sequence[Floats]) -> list[float]:
@@ -121,20 +142,21 @@ def row(outcome: Outcome, fixed: Outcome, hours: Sequence[Hour], promise: Promis
     """Return the figures of a policy."""
     pairs = zip(fixed.asked, outcome.asked, strict=True)
     leads = [theirs - ours for theirs, ours in pairs]
+    calm = [each.asked[~each.alarmed] for each in outcome.walks]
     each: list[Row] = []
     for hour, walked in zip(hours, outcome.walks, strict=True):
         closed = walked.certificate
-        wrong = int(walked.wrong.sum())
         each.append(
             {
                 "seed": hour.seed,
                 "asked": round(float(walked.asked.mean()), 4),
+                "alarmed": round(float(walked.alarmed.mean()), 4),
                 "wrong": round(float(walked.wrong.mean()), 5),
                 "verdict": closed.verdict,
                 "drawn": closed.drawn,
                 "caught": closed.caught,
                 "k_max": closed.k_max,
-                "chance": round(chance(wrong, promise), 4),
+                "chance": round(chance(walked, promise), 4),
             }
         )
     return {
@@ -142,11 +164,13 @@ def row(outcome: Outcome, fixed: Outcome, hours: Sequence[Hour], promise: Promis
         "setting": outcome.setting,
         "asked": round(statistics.fmean(one["asked"] for one in each), 4),
         "asked_interval": interval(outcome.asked),
+        "calm": round(float(np.concatenate(calm).mean()), 4),
         "lead": round(float(np.concatenate(leads).mean()), 4),
         "lead_interval": interval(leads),
         "wrong": round(statistics.fmean(one["wrong"] for one in each), 5),
         "certified": statistics.fmean(one["verdict"] == "certified" for one in each),
         "hours": each,
+        "tries": outcome.tries,
     }
 
 
@@ -178,13 +202,15 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
     before = taught_by(answered.moments)
     outcomes = []
     for rival in rivals(before):
-        setting, tried = chosen(rival, choosing, promise)
+        tries = tries_of(rival, choosing, promise)
+        setting = chosen(tries)
         walks = [
             walk(hour.looks, rival.make(setting), promise, secret_of(hour.seed)) for hour in hours
         ]
-        outcomes.append(Outcome(rival, setting, tried, walks))
+        outcomes.append(Outcome(rival, setting, tries, walks))
     by_name = {outcome.rival.name: outcome for outcome in outcomes}
     fixed, shipped = by_name[FIXED], by_name[SHIPPED]
+    ours = walk(choosing.looks, LearnedDoubt(shipped.setting), promise, secret_of(_CHOOSING))
     return {
         "alpha": promise.alpha,
         "delta": promise.delta,
@@ -192,7 +218,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         "rivals": [row(outcome, fixed, hours, promise) for outcome in outcomes],
         "oracle": oracle(hours, shipped),
         "false_limit": round(most_false(given.periods), 5),
-        "false": false_certificates.rows(shipped.chosen.moments, given.periods, shipped.setting),
+        "false": false_certificates.rows(ours.moments, given.periods, shipped.setting),
         "conditions": conditions(
             ("av", "numpy", "openvino", "opencv-python-headless", "scipy"),
             fps=FPS,

@@ -138,7 +138,7 @@ class Rival:
     make: Callable[[float], Policy]
 
 
-_THRESHOLDS: Final = (0.02, 0.03, 0.05, 0.08, 0.12)
+_THRESHOLDS: Final = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.08, 0.12)
 FIXED: Final = "fixed doubt"
 SHIPPED: Final = "learned doubt"
 
@@ -153,13 +153,13 @@ def rivals(before: LearnedWeights) -> list[Rival]:
         return LearnedDoubt(threshold, before, is_frozen=True)
 
     found = [
-        Rival(FIXED, (0.02, *_THRESHOLDS[1:3], 0.06, 0.1), FixedDoubt),
-        Rival("hand rule", (0.0, 0.02, 0.05, 0.1, 0.2), HandRule),
+        Rival(FIXED, _THRESHOLDS, FixedDoubt),
+        Rival("hand rule", (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2), HandRule),
         Rival("logistic of another hour", _THRESHOLDS, frozen),
         Rival(SHIPPED, _THRESHOLDS, LearnedDoubt),
     ]
     if find_spec("river") is None:
         print("LinUCB is left out: it needs river, of the extra `bench`")
     else:
-        found.append(Rival("LinUCB", (0.01, 0.03, 0.05, 0.1, 0.2), LinUcb))
+        found.append(Rival("LinUCB", (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2), LinUcb))
     return found

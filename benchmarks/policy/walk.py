@@ -49,10 +49,14 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Walk:
-    """The outcome of a policy: bool (F,) each, the frames' moments, and the certificate."""
+    """The outcome of a policy: bool (F,) each, the frames' moments, and the certificate.
+
+    alarmed  frames that are asked about because of an alarm, whatever the policy decides
+    """
 
     asked: Flags
     wrong: Flags
+    alarmed: Flags
     moments: list[Moment]
     certificate: Certificate
 
@@ -90,7 +94,7 @@ def walk(looks: Sequence[Look], policy: Policy, promise: Promise, secret: bytes)
     """Return the outcome of a policy; the promise's period must be as long as `looks`."""
     known = Corrections()
     audits = AuditedPeriod(promise, secret)
-    asked, wrong = [], []
+    asked, wrong, alarmed = [], [], []
     moments = []
     for number, look in enumerate(looks):
         objects, after = served(known, look.found, look.now_s)
@@ -99,7 +103,8 @@ def walk(looks: Sequence[Look], policy: Policy, promise: Promise, secret: bytes)
             evidence(after, look.found, look.now_s), tuple(sorted(counts.items())) != look.counts
         )
         wants = policy.asks(moment.facts)
-        has_asked = wants or audits.has_alarm
+        has_alarm = audits.has_alarm
+        has_asked = wants or has_alarm
         if has_asked:
             after, _ = learned(known, look.found, look.heavy, look.now_s)
         known = after
@@ -109,5 +114,12 @@ def walk(looks: Sequence[Look], policy: Policy, promise: Promise, secret: bytes)
             policy.learns(moment.facts, moment.is_wrong)
         asked.append(has_asked)
         wrong.append(is_wrong)
+        alarmed.append(has_alarm)
         moments.append(moment)
-    return Walk(np.array(asked, np.bool_), np.array(wrong, np.bool_), moments, audits.closed())
+    return Walk(
+        np.array(asked, np.bool_),
+        np.array(wrong, np.bool_),
+        np.array(alarmed, np.bool_),
+        moments,
+        audits.closed(),
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.policy import chance, interval
-from benchmarks.policy.footage import Look
-from benchmarks.policy.rivals import FixedDoubt, HandRule, LearnedDoubt, rivals, taught_by
-from benchmarks.policy.walk import AuditedPeriod, walk
+from benchmarks.policy import chance, chosen, interval, tries_of
+from benchmarks.policy.footage import Hour, Look
+from benchmarks.policy.rivals import FixedDoubt, HandRule, LearnedDoubt, Rival, rivals, taught_by
+from benchmarks.policy.walk import AuditedPeriod, Walk, walk
 from benchmarks.promise.scores import tally
 from framegate.models.boxes import Boxes, empty
 from framegate.pipeline.promise.certificate import verify
@@ -77,6 +78,31 @@ def test_after_an_alarm_every_frame_is_asked_about() -> None:
     assert 0 < first < 20
     assert done.asked[first:].all()
     assert not done.wrong[first:].any()
+    assert done.alarmed.tolist() == [False] * first + [True] * (200 - first)
+
+
+def test_a_setting_with_an_alarm_is_not_chosen_because_of_its_few_wrong_frames() -> None:
+    """0: asks about every frame. 1: never, until the alarm asks about all that follow."""
+    promise = Promise(alpha=0.05, frames=200, audited=0.9)
+    looks = hour([PERSON] * 200, changing=range(200))
+    rival = Rival(
+        "asks always or never",
+        (0.0, 1.0),
+        lambda setting: AsksAt(*range(200)[: int(200 * (1 - setting))]),
+    )
+    always, never = tries_of(rival, Hour(1, looks, [empty()] * 200), promise)
+    assert (always["asked"], always["calm"], always["wrong"], always["chance"]) == (1, 1, 0, 1)
+    assert (never["calm"], never["chance"]) == (0, 0)
+    assert never["asked"] < 1
+    assert never["wrong"] == round(200 * (1 - never["asked"]))
+    assert chosen([always, never]) == 0
+    assert chosen([never]) == 1
+    assert chosen([always, {**never, "chance": 1.0}]) == 1
+
+
+def walk_with(wrong: int, promise: Promise) -> Walk:
+    done = walk(hour([empty()] * promise.frames, changing=[]), AsksAt(), promise, bytes(32))
+    return replace(done, wrong=np.arange(promise.frames) < wrong)
 
 
 def test_the_chance_of_a_certificate_is_the_share_of_keys_that_give_one() -> None:
@@ -87,8 +113,8 @@ def test_the_chance_of_a_certificate_is_the_share_of_keys_that_give_one() -> Non
         for number in range(60):
             audits.draws(number, number % 15 == 0)
         certified += audits.closed().verdict == "certified"
-    assert chance(4, promise) == pytest.approx(certified / 400, abs=0.08)
-    assert chance(0, promise) == 1.0
+    assert chance(walk_with(4, promise), promise) == pytest.approx(certified / 400, abs=0.08)
+    assert chance(walk_with(0, promise), promise) == 1.0
 
 
 def test_the_interval_of_equal_blocks_is_a_point() -> None:
