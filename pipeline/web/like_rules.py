@@ -56,15 +56,16 @@ class RuleInFile(msgspec.Struct, frozen=True):
     file        path of the file; empty: the run has none
     digest      of the text of the file; a change names it
     like        likeness of the rule; empty: it is off
-    is_running  whether the run evaluates it as the file has it; if it is off: whether it does not
-    waits       why the run does not take it up before its next start
+    is_running  whether the run evaluates it as the file has it; if it is off: whether it does not;
+                null: unknown, because the run did not answer
+    waits       why the run does not take it up before its next start, or why that is unknown
     fault       why it cannot be changed here; null: it can
     """
 
     file: str
     digest: str = ""
     like: str = ""
-    is_running: bool = True
+    is_running: bool | None = True
     waits: str = ""
     fault: str | None = None
 
@@ -150,7 +151,7 @@ def _switch(config: str, wish: RuleSwitch, ask: AskRules) -> RuleInFile:
     try:
         return _shown(file, name, ask(UseRule(name, table)), _LATER)
     except NoReply as error:
-        return _shown(file, name, None, f"it is not known whether the run has taken it up: {error}")
+        return _shown(file, name, None, str(error))
     except RequestRefused as error:
         return _shown(file, name, ask(GetRules()), str(error))
 
@@ -186,7 +187,9 @@ def _shown(file: RuleFile, name: str, running: RunRules | None, waits: str) -> R
         like = file.events.rules[name].like
         if not like:
             fault = f"{file.path} has another rule of the name {name}; use another name of marks"
-    is_running = running is not None and running.versions.get(name) == version
+    is_running = None
+    if running is not None:
+        is_running = running.versions.get(name) == version
     if is_running:
         waits = ""
     return RuleInFile(str(file.path), file.digest, like, is_running, waits, fault)

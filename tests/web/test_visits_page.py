@@ -153,5 +153,11 @@ def _switch_on_and_off(seen: Visit, file: Path, rule: dict[str, Any]) -> None:
     seen.page.click("#off")
     seen.until("document.querySelector('#state').innerText.startsWith('It is off')")
     assert file.read_text(encoding="utf-8") == CONFIG + "\n# another editor\n"
+    silent = {"file": str(file), "digest": "", "like": rule["like"], "fault": None}
+    silent |= {"is_running": None, "waits": "no reply"}
+    seen.page.route("**/visits/rule/on*", lambda route: route.fulfill(json=silent))
+    seen.page.click("#on")
+    seen.until("document.querySelector('#state').innerText.includes('not known whether the run')")
+    assert "next start" not in seen.page.inner_text("#state")
     seen.page.click("#found li[data-id='door/1-1500/16'] .yes")  # undo
     seen.until("document.querySelector('#count').innerText === '5 alike, 1 not'")
