@@ -97,10 +97,12 @@ class SourceComparison:
         """before: all results of the first run, in order; they are read as they are needed."""
         self._source = source
         self._before = iter(before)
-        self._epochs_before = _FrameKeys()
-        self._epochs_after = _FrameKeys()
+        self._epochs_before = _MomentKeys()
+        self._epochs_after = _MomentKeys()
         self._tracks = _TrackPairs(source)
-        self._waiting: dict[_FrameKey, _Compared] = {}  # of the first run, without a partner so far
+        self._waiting: dict[
+            _MomentKey, _Compared
+        ] = {}  # of the first run, without a partner so far
         self._is_read = False
         self.both = 0
         self.only_before = 0
@@ -126,7 +128,7 @@ class SourceComparison:
                 yield difference
         yield from self._read_up_to(None)
 
-    def _read_up_to(self, key: _FrameKey | None) -> Iterator[FrameDifference]:
+    def _read_up_to(self, key: _MomentKey | None) -> Iterator[FrameDifference]:
         """Read the first run until it has a key or is past it, None: to its end.
 
         Yield the frames that can have no partner any more.
@@ -143,7 +145,7 @@ class SourceComparison:
                 break
             yield from self._frames_before(key)
 
-    def _frames_before(self, key: _FrameKey | None) -> Iterator[FrameDifference]:
+    def _frames_before(self, key: _MomentKey | None) -> Iterator[FrameDifference]:
         passed = [each for each in self._waiting if key is None or key.is_past(each)]
         for each in passed:
             known = self._waiting.pop(each)
@@ -195,7 +197,7 @@ class SourceComparison:
         )
 
 
-class _FrameKey(NamedTuple):
+class _MomentKey(NamedTuple):
     """The identity of a frame in both runs.
 
     epoch   number of its epoch in its run, from 0
@@ -207,14 +209,14 @@ class _FrameKey(NamedTuple):
     at: float
     again: int
 
-    def is_past(self, other: _FrameKey) -> bool:
+    def is_past(self, other: _MomentKey) -> bool:
         """Return whether no frame like `other` can follow; times are out of order by less."""
         return self.epoch > other.epoch or (
             self.epoch == other.epoch and self.at > other.at + _UNORDERED_S
         )
 
 
-class _FrameKeys:
+class _MomentKeys:
     """The keys of a source's frames in a run, in order. Epochs are numbered from 0."""
 
     def __init__(self) -> None:
@@ -225,7 +227,7 @@ class _FrameKeys:
         """Return the number of an epoch; an unknown one is the next."""
         return self._numbers.setdefault(epoch, len(self._numbers))
 
-    def key(self, result: Result) -> _FrameKey:
+    def key(self, result: Result) -> _MomentKey:
         """Return the key of the next frame."""
         at = result.pts
         if at is None:
@@ -233,7 +235,7 @@ class _FrameKeys:
         frame = (self.number(result.epoch), at)
         again = self._latest.count(frame)
         self._latest.append(frame)
-        return _FrameKey(*frame, again)
+        return _MomentKey(*frame, again)
 
 
 def _position(frame: _Compared | None) -> str | None:
@@ -306,7 +308,7 @@ class _TrackPairs:
 RulePlace = tuple[str, int]  # rule, and number of the epoch
 
 
-def _by_rule(episodes: Sequence[Episode], epochs: _FrameKeys) -> dict[RulePlace, list[Episode]]:
+def _by_rule(episodes: Sequence[Episode], epochs: _MomentKeys) -> dict[RulePlace, list[Episode]]:
     found: dict[RulePlace, list[Episode]] = defaultdict(list)
     for episode in sorted(episodes, key=lambda each: each.began.media_s):
         found[episode.rule, epochs.number(episode.began.epoch)].append(episode)
