@@ -40,6 +40,13 @@ from framegate.cli.setup.probes import (
     small_request,
     sounds,
 )
+from framegate.cli.setup.store_size import (
+    load_of,
+    needs_in_words,
+    size_doubts,
+    size_of,
+    wanted_fps,
+)
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
 from framegate.pipeline.config.sources import frames_of, place_of
@@ -54,7 +61,7 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.contracts.redaction import redacted, shown
-from framegate.pipeline.contracts.source import Form, Frames, Request
+from framegate.pipeline.contracts.source import Form, Request
 from framegate.pipeline.run.plan import (
     check_filters,
     doubts,
@@ -169,6 +176,7 @@ def check(
                 report.say("--save", _saving(config, saves, overwrite))
         with report.watching("store"):
             report.say("store", _store(config, Path(folder)))
+            _report_store_size(config, probes, report)
         if config.store.listen is not None:
             with report.watching("listen"):
                 check_free(config.store.listen)
@@ -337,6 +345,22 @@ def _store(config: Config, folder: Path) -> str:
     return f"{shown(url)}: {_server(url, list(config.sources), config.store.replicas)} answers"
 
 
+def _report_store_size(config: Config, probes: Mapping[str, Any], report: Report) -> None:
+    """Report the connections, hops and primaries that the sources, or those of a fleet, need."""
+    url = config.store.place()
+    if url is None:
+        return
+    rates = [
+        wanted_fps(probe.fps or MADE_FPS, frames_of(config.sources[name].frames))
+        for name, probe in probes.items()
+    ]
+    load, size = load_of(config, url, rates), size_of(url)
+    if load.sources:
+        report.say("store", needs_in_words(load, size))
+    for doubt in size_doubts(load, size):
+        report.warn("store", doubt)
+
+
 def _server(url: str, sources: list[str], replicas: int) -> str:
     with store_errors(url), closing(connect(url)) as client:
         info = client.info()
@@ -441,11 +465,6 @@ def _report_detectors(models: ConfiguredModels, probes: Mapping[str, Any], repor
     for (use, form), sources in names.items():
         for line in detector_lines(use, form, MEASURE_S):
             report.say("detector", f"{', '.join(sources)}: {line}")
-
-
-def wanted_fps(fps: float, frames: Frames) -> float:
-    """Return the frames per second to process of a source of `fps`; unknown for key frames."""
-    return min(fps / frames.every, frames.max_fps or fps)
 
 
 def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]]) -> str:

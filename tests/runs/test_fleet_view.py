@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from framegate.cli.setup.store_size import StoreLoad
+from framegate.pipeline.system.machine import cores
 from framegate.pipeline.system.ports import own_address
 from framegate.pipeline.web.port import bound, outside_address
 from tests.support.commands import framegate, user_folder
@@ -156,6 +158,13 @@ def test_each_host_names_the_one_that_has_a_recording(hosts: TwoHosts) -> None:
     table = hosts.shown("recordings")
     assert "north" in table
     assert "south" in table
+
+
+def test_the_slots_have_no_more_connections_than_check_states(hosts: TwoHosts) -> None:
+    load = StoreLoad("", sources=2, fps=0.0, runs=2, workers=cores(), hops=1)
+    of_this_test = 1
+    connections = len(hosts.fleet.reader.client.client_list()) - of_this_test
+    assert connections <= load.connections(1, is_cluster=False)
 
 
 def test_a_slot_states_only_an_address_that_other_hosts_reach() -> None:
