@@ -8,6 +8,7 @@ ours is needed, and any Redis client can read the plan, which is JSON.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from framegate.pipeline.store.redis_client import connect, store_errors
 
 KEPT: Final = 16
 ALIVE_S: Final = 10  # a sign of life is visible so long
+RENEWED_S: Final = 0.2  # between two looks whether a sign of life was renewed
 COMMAND_S: Final = 2.0  # longest wait of a command for each reply
 
 
@@ -120,21 +122,45 @@ class FleetStore:
                         "plan is written, and a failover may lose it"
                     )
 
-    def claim_slot(self, slot: str, run: str, name: str) -> None:
+    def claim_slot(self, slot: str, run: str, name: str, starts: bool = False) -> None:
         """Make a run the newest instance of a slot. TakenOver if a newer one is up.
 
         It is the `claim` of a source with a single version of the plan, so two instances that are
         restarted automatically do not take turns.
+
+        starts  whether the run has just started. Then it also follows a newer instance that gives
+                no sign of life any more, for which the call waits up to ALIVE_S
         """
+        newer = self._try_to_claim_slot(slot, run, name, is_alone=False)
+        if newer is not None and starts and not self._is_alive(slot):
+            newer = self._try_to_claim_slot(slot, run, name, is_alone=True)
+        if newer is not None:
+            raise TakenOver(f"slot {slot}: a newer instance of it is up ({newer}); this one ends")
+
+    def _try_to_claim_slot(self, slot: str, run: str, name: str, is_alone: bool) -> str | None:
+        """Return the name of the newer instance, to which the slot stays; None if it is claimed."""
         own = keys.fleet_slot_own(slot)
+        by_hand = str(int(is_alone))
         with store_errors(self._url):
             status, *details = self._client.fcall(
-                function("claim"), 2, own, f"{own}:at", run, name, "1", "0", "1", ""
+                function("claim"), 2, own, f"{own}:at", run, name, "1", by_hand, "1", ""
             )
-        if status != b"OK":
-            raise TakenOver(
-                f"slot {slot}: a newer instance of it is up ({details[0].decode()}); this one ends"
-            )
+        if status == b"OK":
+            return None
+        newer: str = details[0].decode()
+        return newer
+
+    def _is_alive(self, slot: str) -> bool:
+        """Return whether a slot renews its sign of life; wait until it does or the sign expires."""
+        with store_errors(self._url):
+            left_ms = self._client.pttl(keys.fleet_slot(slot))
+            while left_ms > 0:
+                time.sleep(RENEWED_S)
+                now_ms = self._client.pttl(keys.fleet_slot(slot))
+                if now_ms > left_ms:
+                    return True
+                left_ms = now_ms
+        return False
 
     def has_slot(self, slot: str, run: str) -> bool:
         """Return whether a run is still the newest instance of a slot."""

@@ -162,7 +162,7 @@ class SlotFollower:
             return True
         name = f"host {socket.gethostname()}, data {self._supervisor.plan.folder}"
         try:
-            await in_thread(store.claim_slot, self._slot, self._run, name)
+            await in_thread(store.claim_slot, self._slot, self._run, name, not self._has_slot)
         except TakenOver as error:
             self._supervisor.give_way(str(error))
             return False
@@ -305,7 +305,8 @@ class SlotFollower:
     async def _add(self, name: str, wanted: FleetSource) -> None:
         try:
             source = await in_thread(source_of, name, wanted)
-            await self._supervisor.add([source], take_over=True, by_hand=False)
+            # It gets back what was taken from it: `claim_slot` decides between its instances.
+            await self._supervisor.add([source], take_over=True)
         except AWAY_ERRORS:
             raise
         except FramegateError as error:

@@ -139,7 +139,8 @@ class RunSources:
     def add(self, sources: Sequence[RunSource], take_over: bool, by_hand: bool = False) -> None:
         """Claim all these sources or none. They continue in the epoch after their last.
 
-        by_hand  whether a user asks for them now, which includes those that were taken over
+        by_hand  whether a user or the newest instance of a slot asks for them now, which includes
+                 those that were taken over
         ConfigFaults for names that are used or invalid; SourceOwned if another run owns a source;
         TakenOver if another run took it over.
         """

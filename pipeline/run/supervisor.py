@@ -111,13 +111,8 @@ class Supervisor:
         """End the run with an error, because something that it needs is broken."""
         self._ending.fail(message)
 
-    async def add(
-        self, sources: Sequence[RunSource], take_over: bool, by_hand: bool = True
-    ) -> None:
-        """Add all these sources or none. ModelNotTaken, and the errors of RunSources.add.
-
-        by_hand: as in RunSources.add
-        """
+    async def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
+        """Add all these sources or none. ModelNotTaken, and the errors of RunSources.add."""
         self._check_accepts_sources()
         take_open_files(len(self.sources.names()) + len(sources))
         models: dict[str, str] = {}
@@ -128,7 +123,7 @@ class Supervisor:
             await self._prepare(models, is_new=False)
         async with self._changing:
             self._check_accepts_sources()
-            await in_thread(self.sources.add, sources, take_over, by_hand)
+            await in_thread(self.sources.add, sources, take_over, by_hand=True)
             names = {source.name for source in sources}
             chosen = self.sources.models()
             if models != {name: model for name, model in chosen.items() if name in names}:

@@ -133,7 +133,8 @@ class StoreAdmin:
         Return whether it continues a file where the owner before it stopped.
 
         take_over  also if another run owns it
-        by_hand    also if it was taken from this run
+        by_hand    also if it was taken from this run: a user asks for it, or the run is the newest
+                   instance of its slot
         since      version of the fleet's plan that gives it to this slot; 0: the run is no slot
         file       identity of the file that a slot reads; "": it is a camera
 

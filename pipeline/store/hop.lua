@@ -253,7 +253,7 @@ end
 -- Returns whether a run may not claim a source. version: of the fleet's plan that gives it the
 -- source; 0: the run is no slot. A run that the source was taken from is refused even if no run
 -- owns it: two runs that restart automatically would take it from each other for ever. A user gets
--- it back with `by hand`. Between slots, the newer plan decides. With the same plan, a slot also
+-- it back with `by hand`, and so does the newest instance of a slot. Between slots, the newer plan decides. With the same plan, a slot also
 -- gets a source back that no run owns.
 local function is_superseded(own, run, by_hand, version)
   local since = tonumber(own[4] or '0')

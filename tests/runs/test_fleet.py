@@ -83,20 +83,36 @@ def test_a_new_instance_of_a_killed_slot_continues_its_sources(
 def test_of_two_instances_of_a_slot_the_older_ends_and_no_late_result_gets_through(
     tmp_path: Path,
 ) -> None:
-    """As after a partition that the engine took for a death: both are up, and reach the store."""
+    """As after a partition that the engine took for a death: both are up, and reach the store.
+
+    When the newer one dies, the older one continues.
+    """
+    frames = 7500  # 300 s, so that each instance comes in the middle of the file
     with fleet(tmp_path) as at:
-        at.apply({"a": 2.0}, files(at, "one", "two"))
+        at.apply({"a": 2.0}, files(at, "one", "two", frames=frames))
         with checked(at.url, "one", "two"):
             older = at.start("a", "host_1")
             at.until("one", BEFORE)
-            at.start("a", "host_2")
+            newer = at.start("a", "host_2")
             ended = older.wait()
             assert ended.code == TAKEN_OVER, ended.err
             assert "slot a: a newer instance of it is up" in ended.err
             again = at.start("a", "host_1")
             assert again.wait().code == TAKEN_OVER, "nor does it take them back when restarted"
-            whole(at, "one", "two")
+            at.until("one", at.published("one") + BEFORE)
             assert at.reader.client.hget("fg:{one}:own", "generation") == b"2"
+            newer.kill()
+            killed = at.published("one")
+            last = at.start("a", "host_1")
+            at.until("one", killed + BEFORE)
+            last.interrupt()
+            assert last.wait().code == 0
+            assert at.reader.client.hget("fg:{one}:own", "generation") == b"3"
+        for name in ("one", "two"):
+            results = at.reader.results(name)
+            assert [(each["epoch"], each["seq"]) for each in results] == [
+                (1, seq) for seq in range(len(results))
+            ]
 
 
 def test_a_planned_move_and_a_drain_lose_no_frame_and_end_no_slot(tmp_path: Path) -> None:

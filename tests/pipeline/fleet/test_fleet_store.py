@@ -118,6 +118,40 @@ def test_of_two_instances_of_a_slot_the_newer_is_current_until_it_ends(
     assert store.has_slot("a", "one")
 
 
+def test_an_older_instance_follows_a_newer_one_only_once_that_is_dead(
+    store: FleetStore, url: str
+) -> None:
+    admin = StoreAdmin(url)
+    admin.prepare()
+    admin.close()
+    store.claim_slot("a", "one", "host 1", starts=True)
+    store.claim_slot("a", "two", "host 2", starts=True)
+    sign = SlotSign("run-2", "host 2", 1, 1)
+    store.sign("a", sign)
+    ended = threading.Event()
+
+    def live() -> None:
+        newer = FleetStore(url)
+        while not ended.wait(0.05):
+            newer.sign("a", sign)
+        newer.close()
+
+    living = threading.Thread(target=live)
+    living.start()
+    try:
+        with pytest.raises(TakenOver, match="a newer instance of it is up"):
+            store.claim_slot("a", "one", "host 1", starts=True)
+    finally:
+        ended.set()
+        living.join()
+    with pytest.raises(TakenOver):  # it was up when it was overtaken, so it does not wait
+        store.claim_slot("a", "one", "host 1")
+    with redis.Redis.from_url(url) as client:
+        client.pexpire("fg:fleet:slot:a", 500)
+    store.claim_slot("a", "one", "host 1", starts=True)
+    assert store.has_slot("a", "one")
+
+
 def test_owners_of_sources(store: FleetStore, url: str) -> None:
     own = {"run": "r", "name": "r (slot a, host h)", "since": "4", "epoch": "2"}
     with redis.Redis.from_url(url) as client:
