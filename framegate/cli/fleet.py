@@ -99,7 +99,7 @@ def _fleet(parsed: argparse.Namespace) -> Exit:
     url = url_said(parsed.store, "--store")
     assert url is not None
     with closing(FleetStore(url)) as store:
-        plan = store.plan() or FleetPlan()
+        plan = store.plan() or FleetPlan(store.last_version())
         if parsed.action == "status":
             return _status(store, plan, parsed.json)
         changed = _changed(plan, parsed)

@@ -98,6 +98,21 @@ class FleetStore:
             )
         return plan
 
+    def last_version(self) -> int:
+        """Return the newest version of a plan by which a slot owned a source, or that a slot
+        follows; 0 if there was none. A plan that was deleted leaves it in the store, and slots wait
+        for a newer one.
+        """
+        with store_errors(self._url):
+            sources = self._client.hkeys(keys.SOURCES)
+            signs = list(self._client.scan_iter(match=keys.fleet_slot("*")))
+        owners = self.owners([source.decode() for source in sources])
+        prefix = keys.fleet_slot("")
+        alive = self.signs([sign.decode().removeprefix(prefix) for sign in signs])
+        versions = [owner.since for owner in owners.values()]
+        versions += [sign.version for sign in alive.values()]
+        return max(versions, default=0)
+
     def write(self, plan: FleetPlan, replicas: int = 0) -> None:
         """Write the next version of the plan. PlanChanged if another one was written meanwhile.
 

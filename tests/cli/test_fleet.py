@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
+import redis
 
 from framegate.cli.fleet import status_of
 from framegate.cli.main import main
@@ -58,6 +61,26 @@ def test_a_fleet_from_its_file_to_a_move(store: str, capsys: pytest.CaptureFixtu
     table = prints("status")
     assert table.splitlines()[0] == "version 3: 2 sources, 2 slots"
     assert "framegate fleet: error" not in table
+
+
+def test_a_plan_after_a_deleted_one_is_newer_than_all_that_slots_have_seen(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prints(*words: str, code: int = 0) -> str:
+        assert main(["fleet", *words, "--store", store]) == code
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    with closing(redis.Redis.from_url(store)) as client:
+        for name, since in (("gate", 7), ("left", 9)):
+            client.hset("fg:sources", name, "a run")
+            client.hset(f"fg:{{{name}}}:own", "since", since)
+        assert "the fleet has no such slot" in prints("drain", "a", code=2)
+        assert "version 10 of the plan is written" in prints("apply", "fleet.toml")
+        client.delete("fg:fleet")
+        sign = SlotSign("run-a", "box", 12, 1)
+        client.set("fg:fleet:slot:a", msgspec.json.encode(sign))
+        assert "version 13 of the plan is written" in prints("apply", "fleet.toml")
 
 
 def test_a_store_that_is_away_is_an_error_with_an_exit_code(
