@@ -19,6 +19,10 @@ from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwn
 from framegate.pipeline.fleet.plan import FleetPlan
 
 PAGE = "fleet"
+LEFT: Final = (
+    "it left the fleet while no slot served it, so its episodes are still open; add it to "
+    "fleet.toml again, and remove it once a slot serves it"
+)
 _EXAMPLES: Final = {
     "apply": "apply fleet.toml",
     "diff": "diff fleet.toml",
@@ -192,7 +196,10 @@ class FleetStatus(msgspec.Struct, frozen=True):
 def status_of(
     plan: FleetPlan, signs: Mapping[str, SlotSign], owners: Mapping[str, SourceOwner]
 ) -> FleetStatus:
-    """Return the state of a fleet, from its plan, signs of life and owners of sources."""
+    """Return the state of a fleet, from its plan, signs of life and owners of sources.
+
+    owners  also of sources that left the plan without their last end
+    """
     slots = []
     for name, room in sorted(plan.slots.items()):
         sign = signs.get(name)
@@ -222,6 +229,10 @@ def status_of(
         why = _why_unserved(name, source.slot, signs.get(source.slot), owners[name])
         if why:
             unserved[name] = why
+    alive = {sign.run for sign in signs.values()}
+    for name in sorted(owners.keys() - plan.sources.keys()):
+        if owners[name].run not in alive:  # else its slot is ending it
+            unserved[name] = LEFT
     return FleetStatus(plan.version, slots, len(plan.sources), unserved)
 
 
@@ -240,7 +251,7 @@ def _why_unserved(name: str, slot: str, sign: SlotSign | None, owner: SourceOwne
 
 def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
     signs = store.signs(list(plan.slots))
-    owners = store.owners(list(plan.sources))
+    owners = store.owners(sorted({*plan.sources, *store.unended()}))
     status = status_of(plan, signs, owners)
     if as_json:
         print(msgspec.json.encode(status).decode())

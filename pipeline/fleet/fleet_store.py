@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 import redis
 
-from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import FramegateError, StoreRefused, TakenOver
+from framegate.pipeline.contracts.records import DecodeState
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.fleet.plan import VERSION, FleetPlan
 from framegate.pipeline.store.hop import function, replicas_command, too_few_replicas
@@ -219,6 +220,19 @@ class FleetStore:
                 (run or b"").decode(), (name or b"").decode(), int(since or 0), int(epoch or 0)
             )
         return owners
+
+    def unended(self) -> list[str]:
+        """Return the sources of slots that no slot has decoded to their last end, nor removed."""
+        with store_errors(self._url):
+            sources = sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
+        owners = self.owners(sources)
+        theirs = [name for name in sources if owners[name].since and owners[name].name]
+        states = self._pipelined([("HGET", keys.at(name, "decode"), "s") for name in theirs])
+        return [
+            name
+            for name, state in zip(theirs, states, strict=True)
+            if state is not None and not records.decode(state, DecodeState).done
+        ]
 
     def _pipelined(self, commands: Iterable[tuple[str, ...]]) -> list[Any]:
         with store_errors(self._url):

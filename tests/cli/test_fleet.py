@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import redis
 
-from framegate.cli.fleet import status_of
+from framegate.cli.fleet import LEFT, status_of
 from framegate.cli.main import main
 from framegate.pipeline.fleet.fleet_store import SlotSign, SourceOwner
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource, SlotRoom
@@ -122,12 +122,15 @@ def test_the_status_names_each_source_that_no_process_serves() -> None:
     signs = {"a": SlotSign("run-a", "box", 4, 1, {"refused": "it lacks X"})}
     owners = dict.fromkeys(names, SourceOwner("run-b", "run-b (slot b, host box)", 1))
     owners["served"] = SourceOwner("run-a", "run-a (slot a, host box)", 1)
+    owners["ending"] = owners["served"]
+    owners["left"] = SourceOwner("", "run-b (slot b, host box)", 1)
     status = status_of(plan, signs, owners)
     assert status.unserved == {
         "moving": "slot a takes it over from run-b (slot b, host box)",
         "refused": "slot a: it lacks X",
         "dead": "slot b is away: start framegate run --slot b on a host, or drain it",
         "waits": "waits for room",
+        "left": LEFT,
     }
     assert [(each.slot, each.state, each.load) for each in status.slots] == [
         ("a", "serving", 1.5),

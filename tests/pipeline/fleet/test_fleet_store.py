@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import FramegateError, StoreRefused, TakenOver
+from framegate.pipeline.contracts.records import DecodeState
 from framegate.pipeline.fleet.fleet_store import (
     COMMAND_S,
     KEPT,
@@ -159,6 +161,25 @@ def test_owners_of_sources(store: FleetStore, url: str) -> None:
     expected = {"gate": SourceOwner("r", "r (slot a, host h)", 4, 2), "yard": SourceOwner()}
     assert store.owners(["gate", "yard"]) == expected
     assert store.owners([]) == {}
+
+
+def test_the_sources_of_slots_without_their_last_end(store: FleetStore, url: str) -> None:
+    open_state = records.encode(DecodeState("r", open=True))
+    ended_state = records.encode(DecodeState("r", done=True))
+    slot = "r (slot a, host h)"
+    with redis.Redis.from_url(url) as client:
+        for name, owner, since, state in (
+            ("down", slot, 3, open_state),
+            ("ended", slot, 3, ended_state),
+            ("never_decoded", slot, 3, None),
+            ("plain", "r (host h, data d)", 0, open_state),
+            ("removed", "", 3, open_state),
+        ):
+            client.hset("fg:sources", name, owner)
+            client.hset(f"fg:{{{name}}}:own", mapping={"run": "", "name": owner, "since": since})
+            if state is not None:
+                client.hset(keys.at(name, "decode"), "s", state)
+    assert store.unended() == ["down"]
 
 
 def test_a_store_that_accepts_and_never_answers_is_given_up(tmp_path: Path) -> None:
