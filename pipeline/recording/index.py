@@ -469,7 +469,6 @@ class Index:
         since. This bounds both where no file is left whose removal would remove them.
         """
         pins = (written - 2 * OPEN_S,)  # a pin may be set a day before its files are written
-        pins = (written - 2 * OPEN_S,)  # a pin may be set a day before its files are written
         query = "SELECT EXISTS (SELECT 1 FROM pin WHERE written < ?)"
         if self.recorders.has_before(written) or self._tables.rows(query, pins) == [(1,)]:
             with self._tables.writing() as db:
