@@ -163,11 +163,12 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 class SlotStatus(msgspec.Struct, frozen=True):
     """A slot as `status` shows it.
 
-    state    serving, drained, or away (no sign of life for 10 s)
+    state    serving, drained, away (no sign of life for 10 s), or unknown: the plan lacks it
     host     of its process; "" if it is away
     version  version of the plan that it follows; 0 if it is away
     load     CPU cores that its sources need
     http     HOST:PORT at which other hosts reach its HTTP port; "": they cannot, or it is away
+    fault    why it cannot follow newer plans; "" if it can
     """
 
     slot: str
@@ -179,6 +180,7 @@ class SlotStatus(msgspec.Struct, frozen=True):
     sources: int
     serves: int
     http: str = ""
+    fault: str = ""
 
 
 class FleetStatus(msgspec.Struct, frozen=True):
@@ -200,30 +202,10 @@ def status_of(
 
     owners  also of sources that left the plan without their last end
     """
-    slots = []
-    for name, room in sorted(plan.slots.items()):
-        sign = signs.get(name)
-        state = "serving"
-        if room.drained:
-            state = "drained"
-        if sign is None:
-            state = "away"
-            sign = SlotSign("", "", 0, 0)
-        n_sources = len(plan.sources_of(name))
-        load = plan.load(name)
-        slots.append(
-            SlotStatus(
-                name,
-                state,
-                sign.host,
-                sign.version,
-                room.cores,
-                load,
-                n_sources,
-                sign.serves,
-                sign.http,
-            )
-        )
+    slots = [
+        _slot_status(plan, name, signs.get(name))
+        for name in sorted(plan.slots.keys() | signs.keys())
+    ]
     unserved = {}
     for name, source in sorted(plan.sources.items()):
         why = _why_unserved(name, source.slot, signs.get(source.slot), owners[name])
@@ -234,6 +216,34 @@ def status_of(
         if owners[name].run not in alive:  # else its slot is ending it
             unserved[name] = LEFT
     return FleetStatus(plan.version, slots, len(plan.sources), unserved)
+
+
+def _slot_status(plan: FleetPlan, name: str, sign: SlotSign | None) -> SlotStatus:
+    room = plan.slots.get(name)
+    state = "serving"
+    cores = 0.0
+    if room is None:
+        state = "unknown"
+    else:
+        cores = room.cores
+        if room.drained:
+            state = "drained"
+    if sign is None:
+        state = "away"
+        sign = SlotSign("", "", 0, 0)
+    n_sources = len(plan.sources_of(name))
+    return SlotStatus(
+        name,
+        state,
+        sign.host,
+        sign.version,
+        cores,
+        plan.load(name),
+        n_sources,
+        sign.serves,
+        sign.http,
+        sign.fault,
+    )
 
 
 def _why_unserved(name: str, slot: str, sign: SlotSign | None, owner: SourceOwner) -> str:
@@ -250,7 +260,7 @@ def _why_unserved(name: str, slot: str, sign: SlotSign | None, owner: SourceOwne
 
 
 def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
-    signs = store.signs(list(plan.slots))
+    signs = store.signs(sorted({*plan.slots, *store.alive()}))
     owners = store.owners(sorted({*plan.sources, *store.unended()}))
     status = status_of(plan, signs, owners)
     if as_json:
@@ -265,6 +275,11 @@ def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
             f"{each.slot:<{width}}  {each.state:<7}  {each.load:>4.1f}  {each.cores:>5.1f}  "
             f"{f'{each.serves}/{each.sources}':>7}  {host}".rstrip()
         )
+    for each in status.slots:
+        if each.state == "unknown":
+            print(f"slot {each.slot}: the plan has no such slot; add [slots.{each.slot}]")
+        if each.fault:
+            print(f"slot {each.slot}: {each.fault}")
     for name, why in status.unserved.items():
         print(f"source {name}: {why}")
     return Exit.DONE

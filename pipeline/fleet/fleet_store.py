@@ -8,6 +8,7 @@ ours is needed, and any Redis client can read the plan, which is JSON.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -42,6 +43,7 @@ class SlotSign(msgspec.Struct, frozen=True):
     serves   number of its sources that it serves
     refused  why it does not serve the rest of them, by source
     http     HOST:PORT at which other hosts reach its HTTP port; "": they cannot
+    fault    why it cannot follow newer plans; "" if it can
     """
 
     run: str
@@ -50,6 +52,13 @@ class SlotSign(msgspec.Struct, frozen=True):
     serves: int
     refused: dict[str, str] = {}
     http: str = ""
+    fault: str = ""
+
+
+class _PlanRecord(msgspec.Struct, frozen=True):
+    """The version of the record of a plan, which is read before its other fields."""
+
+    v: int = VERSION
 
 
 class SourceOwner(msgspec.Struct, frozen=True):
@@ -82,22 +91,25 @@ class FleetStore:
         self._client.close()
 
     def plan(self, after: int = 0) -> FleetPlan | None:
-        """Return the newest plan; None if its version is not above `after`."""
+        """Return the newest plan; None if its version is not above `after`.
+
+        StoreRefused, too, for a plan that this Framegate cannot read.
+        """
         with store_errors(self._url):
             entries = self._client.xrevrange(keys.FLEET, "+", f"({after}-0", count=1)
         if not entries:
             return None
         data = entries[0][1][b"d"]
         try:
-            plan = msgspec.json.decode(data, type=FleetPlan)
-        except msgspec.MsgspecError as error:
+            record = msgspec.json.decode(data, type=_PlanRecord)
+            if record.v > VERSION:
+                raise StoreRefused(
+                    f"store {shown(self._url)}: the plan of the fleet has version {record.v}, and "
+                    f"this Framegate reads up to {VERSION}; use the version that wrote it"
+                )
+            return msgspec.json.decode(data, type=FleetPlan)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StoreRefused(f"store {shown(self._url)}: {keys.FLEET}: {error}") from None
-        if plan.v > VERSION:
-            raise StoreRefused(
-                f"store {shown(self._url)}: the plan of the fleet has version {plan.v}, and this "
-                f"Framegate reads up to {VERSION}; use the version that wrote it"
-            )
-        return plan
 
     def last_version(self) -> int:
         """Return the newest version of a plan by which a slot owned a source, or that a slot
@@ -202,13 +214,23 @@ class FleetStore:
                 self._client.delete(keys.fleet_slot(slot))
 
     def signs(self, slots: Sequence[str]) -> dict[str, SlotSign]:
-        """Return the signs of life of those of these slots that are alive."""
+        """Return the signs of life of those of these slots that are alive.
+
+        A sign that cannot be read is left out: another program, or another version, wrote it.
+        """
         replies = self._pipelined([("GET", keys.fleet_slot(slot)) for slot in slots])
         signs = {}
         for slot, reply in zip(slots, replies, strict=True):
             if reply is not None:
-                signs[slot] = msgspec.json.decode(reply, type=SlotSign)
+                with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                    signs[slot] = msgspec.json.decode(reply, type=SlotSign)
         return signs
+
+    def alive(self) -> list[str]:
+        """Return the names of all slots with a sign of life, also of those without a plan."""
+        with store_errors(self._url):
+            found = list(self._client.scan_iter(match=keys.fleet_slot("*"), count=1000))
+        return sorted(key.decode().removeprefix(keys.fleet_slot("")) for key in found)
 
     def owners(self, sources: Sequence[str]) -> dict[str, SourceOwner]:
         """Return the owner of each source."""

@@ -27,7 +27,7 @@ from framegate.pipeline.contracts.errors import (
     StoreRefused,
     TakenOver,
 )
-from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwner
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource
 from framegate.pipeline.fleet.recording_places import RecordingPlace, note_places
@@ -45,7 +45,8 @@ HURRY_S: Final = 0.1  # the same while a source is handed over
 LET_GO_S: Final = 10.0  # a slot without its store keeps its cameras this long
 HAND_OVER_S: Final = 10.0  # a slot that is alive gets this long to finish its decoded frames
 NOTE_S: Final = 10.0  # between two notes of the times that are recorded here
-AWAY_ERRORS: Final = (StoreLost, StoreBusy, StoreRefused)
+AWAY_ERRORS: Final = (StoreLost, StoreBusy)
+STORE_ERRORS: Final = (*AWAY_ERRORS, StoreRefused)
 
 
 class NextStep(Enum):
@@ -101,36 +102,45 @@ class SlotFollower:
         self._waits_since: dict[str, float] = {}
         self._handing_over: dict[str, asyncio.Task[None]] = {}
         self._has_slot = False
-        self._signed_mono = -LOOK_S
+        self._fault = ""  # as in SlotSign
+        self._has_warned = False  # that the store has no plan
         self._answered_mono = time.monotonic()  # the last answer of the store
         self._let_go_of: set[str] = set()  # cameras that this host closed
 
     async def run(self) -> None:
         """Follow the plan until cancelled. A failure ends the run."""
         try:
-            while True:
-                try:
-                    await self._look()
-                    self._answered_mono = time.monotonic()
-                except AWAY_ERRORS as error:
-                    log.debug("fleet: %s", error)
-                    self._let_cameras_go()
-                pause_s = LOOK_S
-                if self._waits_since or self._handing_over:
-                    pause_s = HURRY_S
-                await asyncio.sleep(pause_s)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow())
+                tasks.create_task(self._sign_on())
         except Exception:
             log.exception("the slot cannot follow the plan of its fleet")
             self._supervisor.fail("the slot cannot follow the plan of its fleet")
         finally:
             await self._end()
 
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._look()
+                self._answered_mono = time.monotonic()
+            except StoreRefused as error:  # it answers, so no other host needs the cameras
+                self._answered_mono = time.monotonic()
+                self._note_fault(str(error))
+            except AWAY_ERRORS as error:
+                log.debug("fleet: %s", error)
+                self._let_cameras_go()
+            pause_s = LOOK_S
+            if self._waits_since or self._handing_over:
+                pause_s = HURRY_S
+            await asyncio.sleep(pause_s)
+
     async def _end(self) -> None:
         for task in self._handing_over.values():
             task.cancel()
         store = self._store
         if store is not None:
-            with contextlib.suppress(*AWAY_ERRORS, TimeoutError, asyncio.CancelledError):
+            with contextlib.suppress(*STORE_ERRORS, TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(self._note_places(), LOOK_S)
                 await asyncio.wait_for(in_thread(self._sign_off, store), LOOK_S)
             store.close()
@@ -144,16 +154,13 @@ class SlotFollower:
             self._store = await in_thread(FleetStore, self._supervisor.plan.store)
         if not await self._is_newest(self._store):
             return
-        plan = await in_thread(self._store.plan, self._plan.version)
-        if plan is not None:
-            self._take(plan)
+        await self._read_plan(self._store)
         wanted = self._plan.sources_of(self._slot)
         if self._let_go_of:
             await self._take_up(self._store, wanted)
         await self._let_go(wanted)
         await self._claim(self._store, wanted)
-        await self._sign(self._store)
-        if time.monotonic() - self._noted_mono >= NOTE_S:
+        if self._http is not None and time.monotonic() - self._noted_mono >= NOTE_S:
             await self._note_places()
 
     async def _is_newest(self, store: FleetStore) -> bool:
@@ -168,6 +175,31 @@ class SlotFollower:
             return False
         self._has_slot = True
         return True
+
+    async def _read_plan(self, store: FleetStore) -> None:
+        """Take a newer plan. One that cannot be read leaves the plan in force."""
+        try:
+            plan = await in_thread(store.plan, self._plan.version)
+        except StoreRefused as error:
+            self._note_fault(str(error))
+            return
+        self._fault = ""
+        if plan is not None:
+            self._take(plan)
+        elif not self._plan.version and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "slot %s: %s has no plan of a fleet, so the slot waits; framegate fleet apply "
+                "fleet.toml --store URL writes one, to the same server and database",
+                self._slot,
+                shown(self._supervisor.plan.store),
+            )
+
+    def _note_fault(self, fault: str) -> None:
+        """Log why newer plans cannot be followed, once; the sources stay as they are."""
+        if fault != self._fault:
+            self._fault = fault
+            log.error("slot %s: it keeps its sources and follows no plan: %s", self._slot, fault)
 
     def _take(self, plan: FleetPlan) -> None:
         self._plan = plan
@@ -186,17 +218,42 @@ class SlotFollower:
                 self._slot,
             )
 
-    async def _sign(self, store: FleetStore) -> None:
-        now = time.monotonic()
-        if now - self._signed_mono < LOOK_S:
-            return
-        self._signed_mono = now
-        serves = len(self._supervisor.sources.specs())
-        version = self._plan.version
-        if self._http is None:
-            self._http = await self._outside_address()
-        sign = SlotSign(self._run, socket.gethostname(), version, serves, self._refused, self._http)
-        await in_thread(store.sign, self._slot, sign)
+    async def _sign_on(self) -> None:
+        """Write signs of life until cancelled, also while a source takes long to be added."""
+        self._http = await self._outside_address()
+        store: FleetStore | None = None
+        try:
+            while True:
+                pause_s = LOOK_S
+                try:
+                    if store is None:
+                        store = await in_thread(FleetStore, self._supervisor.plan.store)
+                    if self._has_slot:
+                        await in_thread(self._sign, store)
+                        self._answered_mono = time.monotonic()
+                    else:
+                        pause_s = HURRY_S
+                except STORE_ERRORS as error:
+                    log.debug("fleet: %s", error)
+                await asyncio.sleep(pause_s)
+        finally:
+            if store is not None:
+                store.close()
+
+    def _sign(self, store: FleetStore) -> None:
+        if store.has_slot(self._slot, self._run):  # otherwise the sign is that of a newer instance
+            store.sign(
+                self._slot,
+                SlotSign(
+                    self._run,
+                    socket.gethostname(),
+                    self._plan.version,
+                    len(self._supervisor.sources.specs()),
+                    dict(self._refused),
+                    self._http or "",
+                    self._fault,
+                ),
+            )
 
     async def _note_places(self) -> None:
         """Write into the store which times are recorded in the data folder of this slot."""
@@ -307,7 +364,7 @@ class SlotFollower:
             source = await in_thread(source_of, name, wanted)
             # It gets back what was taken from it: `claim_slot` decides between its instances.
             await self._supervisor.add([source], take_over=True)
-        except AWAY_ERRORS:
+        except STORE_ERRORS:
             raise
         except FramegateError as error:
             self._refuse(name, str(error))

@@ -119,7 +119,10 @@ def test_the_status_names_each_source_that_no_process_serves() -> None:
     slots = {"a": SlotRoom(2.0), "b": SlotRoom(2.0, drained=True)}
     names = {"served": "a", "moving": "a", "refused": "a", "dead": "b", "waits": ""}
     plan = FleetPlan(4, slots, {name: source(slot) for name, slot in names.items()})
-    signs = {"a": SlotSign("run-a", "box", 4, 1, {"refused": "it lacks X"})}
+    signs = {
+        "a": SlotSign("run-a", "box", 4, 1, {"refused": "it lacks X"}, fault="the plan is newer"),
+        "typo": SlotSign("run-t", "box", 0, 0),
+    }
     owners = dict.fromkeys(names, SourceOwner("run-b", "run-b (slot b, host box)", 1))
     owners["served"] = SourceOwner("run-a", "run-a (slot a, host box)", 1)
     owners["ending"] = owners["served"]
@@ -135,4 +138,6 @@ def test_the_status_names_each_source_that_no_process_serves() -> None:
     assert [(each.slot, each.state, each.load) for each in status.slots] == [
         ("a", "serving", 1.5),
         ("b", "away", 0.5),
+        ("typo", "unknown", 0.0),
     ]
+    assert [each.fault for each in status.slots] == ["the plan is newer", "", ""]

@@ -176,6 +176,34 @@ def test_a_slot_states_why_it_cannot_serve_a_source(tmp_path: Path) -> None:
         assert at.ended("one"), "with its last end, which closes its episodes"
 
 
+def test_a_slot_without_a_plan_that_it_can_read_keeps_its_sources_and_states_why(
+    tmp_path: Path,
+) -> None:
+    """Before the first plan, and after one that a newer Framegate wrote."""
+    with (
+        fleet(tmp_path, PATIENT) as at,
+        ScriptedCamera(lambda: paced(100_000, 10)) as camera,
+        checked(at.url, "gate"),
+    ):
+        slot = at.start("a", "host_a")
+        slot.says("has no plan of a fleet")
+        wait_until(
+            "the status lists it",
+            lambda: [each["state"] for each in at.status()["slots"]] == ["unknown"],
+        )
+        at.apply({"a": 2.0}, {"gate": {"url": camera.url}})
+        at.until("gate", BEFORE)
+        at.reader.client.xadd("fg:fleet", {"d": '{"v": 2}'}, id="2-0")
+        slot.says("slot a: it keeps its sources and follows no plan: ")
+        frames_of_12_s = 120  # a slot without its store closes its cameras after 10 s
+        at.until("gate", at.published("gate") + frames_of_12_s)
+        assert (camera.accepted, camera.open) == (1, 1)
+        wait_until("its sign states it", lambda: "reads up to 1" in at.sign("a"))
+        assert slot.err.count("follows no plan") == 1
+        slot.interrupt()
+        assert slot.wait().code == 0
+
+
 def test_a_slot_without_its_store_lets_its_cameras_go_until_the_store_is_back(
     tmp_path: Path,
 ) -> None:

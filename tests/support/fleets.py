@@ -74,6 +74,10 @@ class Fleet:
         """The name of the run that owns a source."""
         return (self.reader.client.hget(f"fg:{{{source}}}:own", "name") or b"").decode()
 
+    def sign(self, slot: str) -> str:
+        """The sign of life of a slot, as JSON; "" without one."""
+        return (self.reader.client.get(f"fg:fleet:slot:{slot}") or b"").decode()
+
     def published(self, source: str) -> int:
         """How many results a source has."""
         return int(self.reader.counters(source).get("published", 0))

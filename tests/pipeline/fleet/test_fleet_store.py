@@ -15,6 +15,7 @@ import redis
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import FramegateError, StoreRefused, TakenOver
 from framegate.pipeline.contracts.records import DecodeState
+from framegate.pipeline.fleet import fleet_store
 from framegate.pipeline.fleet.fleet_store import (
     COMMAND_S,
     KEPT,
@@ -88,14 +89,42 @@ def test_a_plan_of_a_newer_framegate_is_refused(store: FleetStore, url: str) -> 
         store.plan()
 
 
-def test_a_sign_of_life_expires_and_is_removed_by_its_own_run_only(
-    store: FleetStore, url: str
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ('{"v": 2, "version": "other than today"}', "this Framegate reads up to 1"),
+        ('{"v": 1, "version":', "fg:fleet: "),
+        (b"\xff\xfe", "fg:fleet: "),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_refused(
+    store: FleetStore, url: str, record: str | bytes, words: str
 ) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.xadd("fg:fleet", {"d": record}, id="1-0")
+    with pytest.raises(StoreRefused, match=words):
+        store.plan()
+
+
+def test_a_sign_that_cannot_be_read_hides_no_other_one(store: FleetStore, url: str) -> None:
+    sign = SlotSign("run-1", "host", 3, 2)
+    store.sign("a", sign)
+    with redis.Redis.from_url(url) as client:
+        client.set("fg:fleet:slot:b", b"not ours")
+        client.set("fg:fleet:slot:c", b"\xff\xfe")
+    assert store.signs(["a", "b", "c"]) == {"a": sign}
+    assert store.alive() == ["a", "b", "c"]
+
+
+def test_a_sign_of_life_expires_and_is_removed_by_its_own_run_only(
+    store: FleetStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_store, "ALIVE_S", 1000)  # a pause of this test does not expire it
     sign = SlotSign("run-1", "host", 3, 2, {"gate": "it lacks GATE"})
     store.sign("a", sign)
     assert store.signs(["a", "b"]) == {"a": sign}
     with redis.Redis.from_url(url) as client:
-        assert 0 < client.ttl("fg:fleet:slot:a") <= 10
+        assert 0 < client.ttl("fg:fleet:slot:a") <= 1000
     store.sign_off("a", "run-2")
     assert store.signs(["a"]) == {"a": sign}
     store.sign_off("a", "run-1")
