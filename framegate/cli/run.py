@@ -243,6 +243,7 @@ def _resume_with(parsed: argparse.Namespace) -> tuple[str, ...]:
         "--env-file": parsed.env_file,
         "--registry": parsed.registry,
         "--store": parsed.store,
+        "--fleet-secret": parsed.fleet_secret,
     }
     words: list[str] = []
     for option, place in places.items():

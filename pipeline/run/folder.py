@@ -103,6 +103,7 @@ class RunFile(msgspec.Struct, frozen=True):
     begun     False: these sources are wanted; only the store knows which of them the run owns
     filters   object filters that were added during the run
     http      HOST:PORT that was chosen for its HTTP port, and is used again; "" if it is configured
+    slot      name of the fleet's slot that the run is; "": it is none
     v         version of this file; it grows if an earlier release would misread a new field
     """
 
@@ -113,6 +114,7 @@ class RunFile(msgspec.Struct, frozen=True):
     begun: bool = True
     filters: tuple[NamedFilter, ...] = ()
     http: str = ""
+    slot: str = ""
     v: int = VERSION
 
 
@@ -388,6 +390,26 @@ def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed
         raise DataFolderRefused("\n".join(faults))
     new = [source for source in asked if source.name not in before]
     return Resumed(replace(known, sources=tuple(stay)), tuple(new))
+
+
+def as_slot(known: RunFile, slot: str, folder: Path) -> RunFile:
+    """Return the run of a folder as a slot of a fleet, whose plan names its sources; as it is if
+    `slot` is "". DataFolderRefused for a folder of the other kind, whose sources would be lost.
+    """
+    if not slot and known.slot:
+        raise DataFolderRefused(
+            f"data folder {folder} is that of slot {known.slot}, and the plan of its fleet names "
+            f"its sources; use framegate run --slot {known.slot} -d {folder} --store URL"
+        )
+    if not slot:
+        return known
+    own = [source.name for source in known.sources if not source.since]
+    if own:
+        raise DataFolderRefused(
+            f"data folder {folder} is that of a run with sources of its own ({', '.join(own)}), "
+            f"which slot {slot} would forget; select another folder with -d"
+        )
+    return replace(known, sources=(), stays=True, slot=slot)
 
 
 def _begin_again(known: RunFile, asked: Sequence[RunSource]) -> Resumed:

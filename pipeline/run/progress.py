@@ -62,13 +62,15 @@ class RunOutputs:
 
     store        URL of the store; "" if it is in the data folder
     videos       folder of the saved videos
-    resume_with  arguments that `--resume` needs again
+    resume_with  arguments that `--resume` or `--slot` needs again
+    slot         name of the fleet's slot that the run is; "": it is none
     """
 
     folder: Path
     store: str = ""
     videos: Path | None = None
     resume_with: tuple[str, ...] = ()
+    slot: str = ""
 
 
 class Progress:
@@ -237,9 +239,12 @@ def closing(
         if outputs.videos:
             parts.append(f"videos in {shown_path(outputs.videos)}")
         if not {v.state for v in views} <= {"finished", "failed", "removed"}:
-            command = f"framegate run --resume -d {folder}"
+            words = ["--resume"]
+            if outputs.slot:
+                words = ["--slot", outputs.slot]
             arguments = [shlex.quote(argument) for argument in outputs.resume_with]
-            parts.append(f"continue with: {' '.join([command, *arguments])}")
+            command = ["framegate", "run", *words, "-d", folder, *arguments]
+            parts.append(f"continue with: {' '.join(command)}")
     line = "; ".join(parts)
     if width is not None and len(_PREFIX) + len(line) > width:
         return "\n  ".join(parts)

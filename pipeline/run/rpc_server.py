@@ -13,7 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from framegate.pipeline.contracts.errors import DataFolderRefused, Exit, FramegateError
+from framegate.pipeline.contracts.errors import (
+    ConfigFaults,
+    DataFolderRefused,
+    Exit,
+    FramegateError,
+)
 from framegate.pipeline.contracts.object_filters import AddFilter, GetFilters, RemoveFilter
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.run.rpc import (
@@ -123,8 +128,10 @@ async def _reply_to(line: bytes, supervisor: Supervisor, access: Access) -> RunR
 async def _carry_out(command: RunCommand, supervisor: Supervisor, access: Access) -> RunReply:
     match command:
         case Add(sources, take_over):
+            _check_no_slot(supervisor)
             await supervisor.add(sources, take_over)
         case Remove(names):
+            _check_no_slot(supervisor)
             await supervisor.remove(names)
         case Use(model, names):
             await supervisor.use(model, names)
@@ -142,6 +149,18 @@ async def _carry_out(command: RunCommand, supervisor: Supervisor, access: Access
         case GetHttpToken():
             return access[1]
     return Accepted()
+
+
+def _check_no_slot(supervisor: Supervisor) -> None:
+    """Raise ConfigFaults for a slot, which would undo a change of its sources at once."""
+    slot = supervisor.plan.slot
+    if slot:
+        raise ConfigFaults(
+            [
+                f"slot {slot}: the plan of its fleet names its sources; change them in fleet.toml, "
+                "then framegate fleet apply fleet.toml --store URL"
+            ]
+        )
 
 
 def _counts(status: RunStatus) -> StageCounts:

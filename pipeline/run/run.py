@@ -38,6 +38,7 @@ from framegate.pipeline.run.folder import (
     RunFile,
     RunFolder,
     RunSource,
+    as_slot,
     drop_old_runs,
     open_folder,
     resumed,
@@ -102,9 +103,9 @@ def run(config: Config, options: RunOptions) -> Exit:
                 "run, or make the folder to start a run that waits for framegate add"
             )
         asked = _asked_sources(config, options)
-        if options.slot and known is not None:  # the plan of the fleet names its sources
-            known = structs.replace(known, sources=(), stays=True)
-        run = known or _new_run(asked)
+        if known is not None:
+            known = as_slot(known, options.slot, folder.path)
+        run = known or as_slot(_new_run(asked), options.slot, folder.path)
         listening = stack.enter_context(bound(config.http.listen, run.http))
         run = _with_port(run, config.http.listen, listening)
         before = resumed(run, asked, folder.path)

@@ -57,7 +57,8 @@ class RunOptions:
     """The options of a run that are not in its configuration.
 
     named        sources that the command line names, not the configuration
-    resume_with  options that `--resume` needs again, because the data folder does not keep them
+    resume_with  options that `--resume` or `--slot` needs again, because the data folder does not
+                 keep them
     slot         name of the fleet's slot that the run is; "": it is none
     fleet_secret  secret of the fleet for the coins of a promise; "": that of the data folder
     began        in a run inside a program: called with the store's URL and the sources once results
@@ -191,7 +192,9 @@ def _outputs(setup: RunSetup) -> RunOutputs | None:
     external_store = ""
     if setup.embedded is None:
         external_store = setup.store.url
-    return RunOutputs(setup.folder.path, external_store, options.save, options.resume_with)
+    return RunOutputs(
+        setup.folder.path, external_store, options.save, options.resume_with, options.slot
+    )
 
 
 def _secret(setup: RunSetup) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import footage
 from tests.support.cameras.scripted import ScriptedCamera, paced
+from tests.support.commands import framegate
 from tests.support.fleets import Fleet, checked, fleet
 from tests.support.links import Link
 from tests.support.runs import wait_until
@@ -174,6 +175,29 @@ def test_a_slot_states_why_it_cannot_serve_a_source(tmp_path: Path) -> None:
         released = "the source that left the fleet is released"
         wait_until(released, lambda: not at.reader.client.hget("fg:{one}:own", "run"))
         assert at.ended("one"), "with its last end, which closes its episodes"
+
+
+def test_a_slot_takes_its_sources_from_the_plan_only(tmp_path: Path) -> None:
+    """What a user would lose otherwise is refused, with the command that works."""
+    with fleet(tmp_path) as at:
+        at.apply({"a": 2.0}, files(at, "one", frames=7500))
+        slot = at.start("a", "host_a")
+        at.until("one", BEFORE)
+        here = at.folder / "commands"
+        data = str(at.folder / "host_a" / "data")
+        added = framegate(here, "add", f"two={at.folder / 'clip.mp4'}", "-d", data)
+        removed = framegate(here, "remove", "one", "-d", data)
+        for refused in (added, removed):
+            assert refused.code == 2
+            assert "slot a: the plan of its fleet names its sources" in refused.err
+        at.until("one", at.published("one") + BEFORE)
+        slot.interrupt()
+        ended = slot.wait()
+        hint = " ".join(ended.err.split()).replace("- ", "-")
+        assert "continue with: framegate run --slot a -d data --store " in hint
+        resumed = framegate(here, "run", "--resume", "-d", data, "--store", at.url)
+        assert resumed.code == 2
+        assert f"data folder {data} is that of slot a" in resumed.err
 
 
 def test_a_slot_without_a_plan_that_it_can_read_keeps_its_sources_and_states_why(

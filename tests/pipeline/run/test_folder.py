@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, FrameStoreFull
 from framegate.pipeline.run.folder import (
@@ -19,6 +20,7 @@ from framegate.pipeline.run.folder import (
     RunFile,
     RunFolder,
     RunSource,
+    as_slot,
     changed,
     drop_old_runs,
     fingerprint,
@@ -330,3 +332,16 @@ def test_of_runs_without_a_folder_the_last_ones_stay(
     assert [path.name for path in others.path.iterdir()] == ["mine.mp4"]
     assert drop_old_runs(20) == 0
     in_use.close(keep=False)
+
+
+def test_a_folder_of_a_run_and_one_of_a_slot_are_not_taken_for_each_other() -> None:
+    """Otherwise sources of the run would be forgotten, or those of the slot leave their fleet."""
+    folder = Path("data")
+    assert as_slot(RUN, "", folder) == RUN
+    with pytest.raises(DataFolderRefused, match=r"a run with sources of its own \(a, b\)"):
+        as_slot(RUN, "box1", folder)
+    given = replace(RUN, sources=(RunSource("/a.mp4", name="a", since=3),))
+    slot = as_slot(given, "box1", folder)
+    assert slot == replace(given, sources=(), stays=True, slot="box1")
+    with pytest.raises(DataFolderRefused, match="framegate run --slot box1 -d data --store URL"):
+        as_slot(slot, "", folder)

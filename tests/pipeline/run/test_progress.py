@@ -45,6 +45,9 @@ def test_what_came_where_it_is_and_how_to_go_on(home: Path) -> None:
     again = ("-c", "my cameras.toml", "--env-file", "secrets.env")
     told = closing([stopped], 849, 5.0, RunOutputs(Path("data"), resume_with=again))
     assert told.endswith("--resume -d data -c 'my cameras.toml' --env-file secrets.env")
+    slot = RunOutputs(Path("data"), resume_with=("--store", "env:STORE"), slot="box1")
+    told = closing([stopped], 849, 5.0, slot)
+    assert told.endswith("; continue with: framegate run --slot box1 -d data --store env:STORE")
     nothing = replace(ENDED, published=0)
     assert closing([nothing], 0, 0.4, RunOutputs(Path("data"))) == "0 frames in 0.4 s"
     there = RunOutputs(Path("data"), store="redis://user:secret@10.0.0.7:6379/0")
