@@ -10,13 +10,15 @@ from typing import Any, Final
 
 import msgspec
 
+from framegate.cli.console.terminal import counted
 from framegate.cli.help import ending
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.fleet.change import applied, changes, drained, is_same, moved
-from framegate.pipeline.fleet.fleet_file import read_fleet_file
+from framegate.pipeline.fleet.fleet_file import plain_cameras, read_fleet_file
 from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwner
 from framegate.pipeline.fleet.plan import FleetPlan
+from framegate.pipeline.system.logs import to_user
 
 PAGE = "fleet"
 LEFT: Final = (
@@ -109,6 +111,8 @@ def _fleet(parsed: argparse.Namespace) -> Exit:
         changed = _changed(plan, parsed)
         if parsed.action == "diff":
             _print_changes(plan, changed)
+            if is_same(plan, changed):
+                print(f"nothing would change; the plan is at version {plan.version}")
         elif is_same(plan, changed):
             print(f"nothing to change; the plan stays at version {plan.version}")
         else:
@@ -122,7 +126,15 @@ def _fleet(parsed: argparse.Namespace) -> Exit:
 def _changed(plan: FleetPlan, parsed: argparse.Namespace) -> FleetPlan:
     """Return the plan after an action. ConfigFaults."""
     if parsed.action in ("apply", "diff"):
-        return applied(plan, read_fleet_file(parsed.file), parsed.spread)
+        content = read_fleet_file(parsed.file)
+        plain = plain_cameras(content)
+        if plain:
+            to_user.warning(
+                "the store shows the whole URL of %s to all of its readers; if a path has a "
+                "password, use url_env or look_at_env",
+                _listed(plain),
+            )
+        return applied(plan, content, parsed.spread)
     if not plan.version:
         raise ConfigFaults(
             ["the store has no plan of a fleet; framegate fleet apply fleet.toml writes one"]
@@ -144,9 +156,12 @@ def _print_waiting(plan: FleetPlan) -> None:
     waiting = plan.waiting()
     if waiting:
         needed = sum(plan.sources[name].cost for name in waiting)
+        verb = "waits"
+        if len(waiting) > 1:
+            verb = "wait"
         print(
-            f"{len(waiting)} sources wait for room ({needed:.2f} cores): {_listed(waiting)}; add a "
-            "slot, or raise the cores of one"
+            f"{counted(len(waiting), 'source')} {verb} for room ({needed:.2f} cores): "
+            f"{_listed(waiting)}; add a slot, or raise the cores of one"
         )
 
 
@@ -266,7 +281,8 @@ def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
     if as_json:
         print(msgspec.json.encode(status).decode())
         return Exit.DONE
-    print(f"version {status.version}: {status.sources} sources, {len(status.slots)} slots")
+    sources = counted(status.sources, "source")
+    print(f"version {status.version}: {sources}, {counted(len(plan.slots), 'slot')}")
     width = max((len(each.slot) for each in status.slots), default=4)
     print(f"{'slot':<{width}}  state    load  cores  sources  host")
     for each in status.slots:

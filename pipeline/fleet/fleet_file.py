@@ -6,15 +6,16 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from framegate.pipeline.config.read_options import read_named
-from framegate.pipeline.config.sources import SourceConfig, frames_of, is_remote
+from framegate.pipeline.config.sources import SourceConfig, frames_of, is_live, is_remote
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.redaction import secrets_of
 from framegate.pipeline.fleet.change import Declared
 from framegate.pipeline.fleet.plan import FleetSource
 
+_PLACES: Final = ("url", "look_at")  # keys whose variant NAME_env keeps a secret on the hosts
 DEFAULT_COST = 0.18  # cores of a camera with 1080p: 11 of them fill two cores
 
 
@@ -79,6 +80,22 @@ def read_fleet_file(path: Path) -> Declared:
     return read_fleet(text, str(path))
 
 
+def plain_cameras(content: Declared) -> list[str]:
+    """Return the sources whose camera has its path in the plan. A path may have a secret that looks
+    like any other word, as in `/live/admin/PASSWORD/1`.
+    """
+    return [
+        name
+        for name, source in content.sources.items()
+        if any(_is_plain_camera(source.keys.get(key, "")) for key in _PLACES)
+    ]
+
+
+def _is_plain_camera(url: str) -> bool:
+    _, _, place = url.partition("://")
+    return is_live(url) and bool(place.partition("/")[2])
+
+
 def _table(tables: dict[str, Any], key: str, faults: list[str]) -> dict[str, Any]:
     table = tables.get(key, {})
     if isinstance(table, dict):
@@ -91,11 +108,13 @@ def _source_faults(path: str, source: FleetSourceConfig) -> list[str]:
     faults = []
     if bool(source.url) == bool(source.url_env):
         faults.append(f"{path}: must have either url or url_env")
-    for key in ("url", "look_at"):
+    remedies = {key: f"use {key}_env, the name of a variable of each host" for key in _PLACES}
+    remedies["onvif"] = "remove its login, because the login of the stream is used"
+    for key, remedy in remedies.items():
         if secrets_of(getattr(source, key) or ""):
             faults.append(
                 f"{path}.{key}: has a secret, which the store would show to all of its readers; "
-                f"use {key}_env, the name of a variable that each host of the fleet has"
+                f"{remedy}"
             )
     if source.url and not is_remote(source.url) and not Path(source.url).is_absolute():
         faults.append(

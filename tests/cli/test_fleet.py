@@ -49,13 +49,14 @@ def test_a_fleet_from_its_file_to_a_move(store: str, capsys: pytest.CaptureFixtu
     assert "slot a: added, 1 cores" in prints("diff", "fleet.toml")
     assert "version 1 of the plan is written" in prints("apply", "fleet.toml")
     assert prints("apply", "fleet.toml") == "nothing to change; the plan stays at version 1\n"
+    assert prints("diff", "fleet.toml") == "nothing would change; the plan is at version 1\n"
     status = json.loads(prints("status", "--json"))
     assert [each["state"] for each in status["slots"]] == ["away", "away"]
     assert sorted(each["sources"] for each in status["slots"]) == [1, 1]
     assert "is away: start framegate run --slot" in status["unserved"]["gate"]
     drained = prints("drain", "a")
     assert "slot a: drained" in drained
-    assert "1 sources wait for room (0.60 cores): " in drained
+    assert "1 source waits for room (0.60 cores): " in drained
     assert "slot a: no longer drained" in prints("undrain", "a")
     assert "has 0.40 cores left" in prints("move", "gate", "yard", "b", code=2)
     table = prints("status")

@@ -13,7 +13,7 @@ from framegate.pipeline.fleet.change import (
     is_same,
     moved,
 )
-from framegate.pipeline.fleet.fleet_file import read_fleet
+from framegate.pipeline.fleet.fleet_file import plain_cameras, read_fleet
 from framegate.pipeline.fleet.plan import FleetPlan, SlotRoom
 
 TWO = """
@@ -100,6 +100,19 @@ def test_a_move_that_cannot_be_is_refused(names: list[str], slot: str, words: st
         moved(plan, names, slot)
 
 
+def test_cameras_whose_path_the_store_shows_are_named() -> None:
+    rows = {
+        "door": 'url = "rtsp://h/live/admin/word/1"',
+        "bare": 'url = "rtsp://h:554"',
+        "hidden": 'url_env = "X"',
+        "small": 'url_env = "X"\nlook_at = "rtsp://h/2"',
+        "file": 'url = "/mnt/clip.mp4"',
+        "remote": 'url = "https://h/clip.mp4"',
+    }
+    text = "[slots.a]\n" + "\n".join(f"[sources.{name}]\n{row}" for name, row in rows.items())
+    assert plain_cameras(read_fleet(text, "fleet.toml")) == ["door", "small"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -112,6 +125,11 @@ def test_a_move_that_cannot_be_is_refused(names: list[str], slot: str, words: st
         (
             '[slots.a]\n[sources.x]\nurl = "rtsp://u:pass@h/1"',
             "sources.x.url: has a secret, which the store would show to all of its readers",
+        ),
+        (
+            '[slots.a]\n[sources.x]\nurl_env = "X"\nonvif = "http://u:pass@h/onvif"',
+            "sources.x.onvif: has a secret, which the store would show to all of its readers; "
+            "remove its login",
         ),
         ('[slots.a]\n[sources.x]\nurl = "clip.mp4"', "must be an absolute path on storage"),
         ('[slots.a]\n[sources.x]\nurl_env = "X"\nframes = "no"', "sources.x.frames = 'no': must"),
