@@ -14,7 +14,13 @@ from framegate.cli.console.terminal import counted
 from framegate.cli.help import ending
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
-from framegate.pipeline.fleet.change import applied, changes, drained, is_same, moved
+from framegate.pipeline.fleet.change import (
+    apply_content,
+    changes,
+    drain_slots,
+    is_same,
+    move_sources,
+)
 from framegate.pipeline.fleet.fleet_file import plain_cameras, read_fleet_file
 from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwner
 from framegate.pipeline.fleet.plan import FleetPlan
@@ -134,15 +140,15 @@ def _changed(plan: FleetPlan, parsed: argparse.Namespace) -> FleetPlan:
                 "password, use url_env or look_at_env",
                 _listed(plain),
             )
-        return applied(plan, content, parsed.spread)
+        return apply_content(plan, content, parsed.spread)
     if not plan.version:
         raise ConfigFaults(
             ["the store has no plan of a fleet; framegate fleet apply fleet.toml writes one"]
         )
     changes_by_action: Mapping[str, Callable[[], FleetPlan]] = {
-        "move": lambda: moved(plan, parsed.sources, parsed.slot),
-        "drain": lambda: drained(plan, parsed.slots, is_drained=True),
-        "undrain": lambda: drained(plan, parsed.slots, is_drained=False),
+        "move": lambda: move_sources(plan, parsed.sources, parsed.slot),
+        "drain": lambda: drain_slots(plan, parsed.slots, is_drained=True),
+        "undrain": lambda: drain_slots(plan, parsed.slots, is_drained=False),
     }
     return changes_by_action[parsed.action]()
 

@@ -22,10 +22,10 @@ from framegate.pipeline.engine.control_messages import (
     AnyRequest,
     Call,
     CallReply,
+    CloseCameras,
     Drain,
     GetSharedMemory,
     GetTimes,
-    LetGo,
     MessageLost,
     Ping,
     Pong,
@@ -60,14 +60,14 @@ class Answers:
     waiting   returns Pong.waiting
     times     returns the reply to GetTimes
     prepare   prepares all stages for a model, or raises; one call at a time
-    let_go    closes the connections of these cameras, and allows those of all others
+    close_cameras  closes the connections of these cameras, and allows those of all others
     """
 
     progress: Callable[[], int]
     waiting: Callable[[], list[str]]
     times: Callable[[], Times]
     prepare: PrepareStages
-    let_go: Callable[[list[str]], None] = lambda names: None  # noqa: ARG005
+    close_cameras: Callable[[list[str]], None] = lambda names: None  # noqa: ARG005
 
 
 class ControlLine:
@@ -244,9 +244,9 @@ class ControlLine:
             elif isinstance(message, SetSources):
                 self.sources = message.sources
                 os.eventfd_write(self.wake, 1)
-            elif isinstance(message, LetGo):
+            elif isinstance(message, CloseCameras):
                 if self._answers is not None:
-                    self._answers.let_go(message.sources)
+                    self._answers.close_cameras(message.sources)
             else:
                 self._order(message)
         self._fail_open()

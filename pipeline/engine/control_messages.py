@@ -194,7 +194,7 @@ class SetOptions(msgspec.Struct, frozen=True, tag=True):
     options: dict[str, Any]
 
 
-class LetGo(msgspec.Struct, frozen=True, tag=True):
+class CloseCameras(msgspec.Struct, frozen=True, tag=True):
     """Close the connections of these cameras until a later message does not name them.
 
     A slot of a fleet that cannot reach the store does so, because another host may need them.
@@ -233,7 +233,15 @@ class CallReply(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = (
-    Call | CallReply | SetSources | SetModels | SetFilters | SetOptions | LetGo | Drain | Stop
+    Call
+    | CallReply
+    | SetSources
+    | SetModels
+    | SetFilters
+    | SetOptions
+    | CloseCameras
+    | Drain
+    | Stop
 )
 ToSupervisor = Call | CallReply | FramesKept | RecordInHand | Ready | EndPassed | Stopped | Failed
 
@@ -245,7 +253,7 @@ SUPERSEDES = (
     SetModels,
     SetFilters,
     SetOptions,
-    LetGo,
+    CloseCameras,
     Drain,
     Stop,
 )  # replaces an unsent notice of its type

@@ -12,34 +12,34 @@ from framegate.pipeline.fleet.assign import assign
 from framegate.pipeline.fleet.plan import MILLI, FleetPlan, FleetSource, SlotRoom
 
 
-class Declared(msgspec.Struct, frozen=True):
+class FleetContent(msgspec.Struct, frozen=True):
     """The content of a fleet.toml: the cores of each slot, and the sources without slots."""
 
     slots: dict[str, float]
     sources: dict[str, FleetSource]
 
 
-def applied(plan: FleetPlan, declared: Declared, spread: bool = False) -> FleetPlan:
-    """Return the next plan, with the declared slots and sources. Drained slots stay drained.
+def apply_content(plan: FleetPlan, content: FleetContent, spread: bool = False) -> FleetPlan:
+    """Return the next plan, with the slots and sources of a fleet.toml. Drained slots stay drained.
 
     spread  as in `assign`
     """
     slots = {}
-    for name, cores in declared.slots.items():
+    for name, cores in content.slots.items():
         was_drained = name in plan.slots and plan.slots[name].drained
         slots[name] = SlotRoom(cores, was_drained)
     sources = {}
-    for name, new in declared.sources.items():
+    for name, new in content.sources.items():
         known = plan.sources.get(name)
         if known is not None:
             new = replace(new, slot=known.slot, since=known.since)
             if new.keys != known.keys:  # its slot begins it again
                 new = replace(new, since=plan.version + 1)
         sources[name] = new
-    return _assigned(replace(plan, slots=slots, sources=sources), spread)
+    return _assign_sources(replace(plan, slots=slots, sources=sources), spread)
 
 
-def drained(plan: FleetPlan, names: Iterable[str], is_drained: bool) -> FleetPlan:
+def drain_slots(plan: FleetPlan, names: Iterable[str], is_drained: bool) -> FleetPlan:
     """Return the next plan, in which these slots serve no source, or may serve some again.
 
     ConfigFaults for unknown slots.
@@ -49,10 +49,10 @@ def drained(plan: FleetPlan, names: Iterable[str], is_drained: bool) -> FleetPla
     slots = dict(plan.slots)
     for name in names:
         slots[name] = replace(slots[name], drained=is_drained)
-    return _assigned(replace(plan, slots=slots))
+    return _assign_sources(replace(plan, slots=slots))
 
 
-def moved(plan: FleetPlan, names: Iterable[str], slot: str) -> FleetPlan:
+def move_sources(plan: FleetPlan, names: Iterable[str], slot: str) -> FleetPlan:
     """Return the next plan, in which a slot serves these sources.
 
     They stay there until their slot is gone, drained or too full. ConfigFaults for unknown names,
@@ -77,7 +77,7 @@ def moved(plan: FleetPlan, names: Iterable[str], slot: str) -> FleetPlan:
     sources = dict(plan.sources)
     for name, source in new.items():
         sources[name] = replace(source, slot=slot, since=plan.version + 1)
-    return _assigned(replace(plan, sources=sources))
+    return _assign_sources(replace(plan, sources=sources))
 
 
 def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
@@ -90,7 +90,7 @@ def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> Non
         raise ConfigFaults(faults)
 
 
-def _assigned(plan: FleetPlan, spread: bool = False) -> FleetPlan:
+def _assign_sources(plan: FleetPlan, spread: bool = False) -> FleetPlan:
     """Return the plan as the next version, with each source in its slot."""
     costs = {name: source.cost for name, source in plan.sources.items()}
     before = {name: source.slot for name, source in plan.sources.items() if source.slot}

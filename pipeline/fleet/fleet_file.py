@@ -12,7 +12,7 @@ from framegate.pipeline.config.read_options import read_named
 from framegate.pipeline.config.sources import SourceConfig, frames_of, is_live, is_remote
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.redaction import secrets_of
-from framegate.pipeline.fleet.change import Declared
+from framegate.pipeline.fleet.change import FleetContent
 from framegate.pipeline.fleet.plan import FleetSource
 
 _PLACES: Final = ("url", "look_at")  # keys whose variant NAME_env keeps a secret on the hosts
@@ -40,7 +40,7 @@ class FleetSourceConfig(SourceConfig):
     cost: float = field(default=DEFAULT_COST, metadata={"least": 0.0, "most": 1024.0})
 
 
-def read_fleet(text: str, origin: str) -> Declared:
+def read_fleet(text: str, origin: str) -> FleetContent:
     """Return the content of a fleet.toml. ConfigFaults with all faults.
 
     The variables of `url_env` are not read: only the hosts of the slots have them.
@@ -64,13 +64,13 @@ def read_fleet(text: str, origin: str) -> Declared:
         faults += _source_faults(f"sources.{name}", source)
     if faults:
         raise ConfigFaults([f"{origin}: {fault}" for fault in faults])
-    return Declared(
+    return FleetContent(
         {name: slot.cores for name, slot in slots.items()},
         {name: _fleet_source(source, listed[name]) for name, source in sources.items()},
     )
 
 
-def read_fleet_file(path: Path) -> Declared:
+def read_fleet_file(path: Path) -> FleetContent:
     """Return the content of a fleet.toml at `path`. ConfigFaults."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def read_fleet_file(path: Path) -> Declared:
     return read_fleet(text, str(path))
 
 
-def plain_cameras(content: Declared) -> list[str]:
+def plain_cameras(content: FleetContent) -> list[str]:
     """Return the sources whose camera has its path in the plan. A path may have a secret that looks
     like any other word, as in `/live/admin/PASSWORD/1`.
     """

@@ -34,7 +34,7 @@ from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread
 from framegate.pipeline.ingest.decoder_events import Lost, ResumePoint, SourceEnded
 from framegate.pipeline.ingest.frame_queue import TakenFrame
-from framegate.pipeline.ingest.recorded_stream import LET_GO, RecordedStream
+from framegate.pipeline.ingest.recorded_stream import CLOSED_FOR_OTHERS, RecordedStream
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.retry import Backoff
 
@@ -83,7 +83,7 @@ class CameraDecoder(DecoderThread):
         self._number = start.n_decoded
         self._abandoned: list[CameraReader] = []
         self._reader: CameraReader | None = None  # the connected one
-        self._is_let_go = False
+        self._is_kept_closed = False
         self._is_last = False  # stopped; only the frames of held packets are still put
         self._unreported = NO_DROPS  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
@@ -120,16 +120,16 @@ class CameraDecoder(DecoderThread):
         """End after the frame in hand: another thread takes over."""
         super().stop()
 
-    def let_go(self, is_let_go: bool) -> None:
+    def keep_closed(self, is_closed: bool) -> None:
         """Close the connection, and open no other one until it is allowed again. Any thread."""
         with self._changed:
-            self._is_let_go = is_let_go
+            self._is_kept_closed = is_closed
             reader = self._reader
             self._changed.notify_all()
-        if is_let_go and reader is not None:
+        if is_closed and reader is not None:
             reader.abandon()
         if self._recorded is not None:
-            self._recorded.let_go(is_let_go)
+            self._recorded.keep_closed(is_closed)
 
     def _decode_to_the_end(self) -> SourceEnded | None:
         if self._recorded is None:
@@ -205,13 +205,13 @@ class CameraDecoder(DecoderThread):
         return self._recorded is not None and self._recorded.size != self._shown
 
     def _await_abandoned(self) -> bool:
-        """Wait until at most one abandoned reader is left and the camera is not let go; return
+        """Wait until at most one abandoned reader is left and the camera is not kept closed; return
         False if stopped.
         """
         with self._changed:
             while not self._stopping:
                 self._abandoned = [reader for reader in self._abandoned if not reader.ended]
-                if len(self._abandoned) <= 1 and not self._is_let_go:
+                if len(self._abandoned) <= 1 and not self._is_kept_closed:
                     return True
                 self._changed.wait()
         return False
@@ -302,8 +302,8 @@ class CameraDecoder(DecoderThread):
         """
         with self._changed:
             while not self._stopping:
-                if self._is_let_go:
-                    return SourceFault(LET_GO, "closed")
+                if self._is_kept_closed:
+                    return SourceFault(CLOSED_FOR_OTHERS, "closed")
                 waiting = reader.waiting
                 now = time.monotonic()
                 if self._is_last and not (waiting or reader.n_pending):

@@ -200,7 +200,7 @@ class DecoderThread(threading.Thread, ABC):
         self._finishing = True
         self.stop()
 
-    def let_go(self, is_let_go: bool) -> None:
+    def keep_closed(self, is_closed: bool) -> None:
         """Close the connection of a camera, or allow it again. Any thread. A file ignores it."""
 
     def abandon(self) -> None:

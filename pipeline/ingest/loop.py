@@ -99,12 +99,12 @@ class IngestLoop:
         """Return the sources whose next frame is decoded and due later. Any thread."""
         return self._agenda.waiting()
 
-    def let_go(self, names: Collection[str]) -> None:
+    def close_cameras(self, names: Collection[str]) -> None:
         """Close the connections of these cameras, and allow those of all others. Any thread."""
         for name, feed in list(self._feeds.items()):
             thread = feed.thread
             if thread is not None:
-                thread.let_go(name in names)
+                thread.keep_closed(name in names)
 
     def serve(self, links: Links) -> None:
         """Work until ordered to stop, or drained. Fenced: no source is left.

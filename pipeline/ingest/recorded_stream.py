@@ -28,7 +28,7 @@ RecordedSize = tuple[int, int]
 
 STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 REFUSED_FAILURES = 40  # the backoff after a refused login, as if so many attempts had failed
-LET_GO = "this host cannot reach the store, so it closed the connection for other hosts"
+CLOSED_FOR_OTHERS = "this host cannot reach the store, so it closed the connection for other hosts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class RecordedStream(threading.Thread):
         self._seen_since = 0.0
         self._is_followed = True  # the size that was seen
         self._stopping = False
-        self._is_let_go = False
+        self._is_kept_closed = False
         self._stream: PacketSource | None = None
         self._is_away: bool | None = None  # as reported
 
@@ -102,13 +102,13 @@ class RecordedStream(threading.Thread):
         if stream is not None:
             stream.abandon()
 
-    def let_go(self, is_let_go: bool) -> None:
+    def keep_closed(self, is_closed: bool) -> None:
         """Close the connection, and open no other one until it is allowed again. Any thread."""
         with self._changed:
-            self._is_let_go = is_let_go
+            self._is_kept_closed = is_closed
             stream = self._stream
             self._changed.notify_all()
-        if is_let_go and stream is not None:
+        if is_closed and stream is not None:
             stream.abandon()
 
     def take_sound(self, until_s: float | None, epoch: int) -> tuple[tuple[SoundBlock, ...], int]:
@@ -133,7 +133,7 @@ class RecordedStream(threading.Thread):
             else:
                 if self._stopping:
                     return
-                fault, reason = f"closed: {LET_GO}", "closed"
+                fault, reason = f"closed: {CLOSED_FOR_OTHERS}", "closed"
             is_stable = self._is_away is False and time.monotonic() - began > STABLE_S
             failures = 1 if is_stable else failures + 1
             self._note(fault)
@@ -142,14 +142,14 @@ class RecordedStream(threading.Thread):
             self._rest(failures)
 
     def _may_connect(self) -> bool:
-        """Wait while the camera is let go; return False if stopped."""
+        """Wait while the camera is kept closed; return False if stopped."""
         with self._changed:
-            while self._is_let_go and not self._stopping:
+            while self._is_kept_closed and not self._stopping:
                 self._changed.wait()
             return not self._stopping
 
     def _read_to_its_end(self) -> None:
-        """Connect and read; return if stopped or let go. SourceFault."""
+        """Connect and read; return if stopped or kept closed. SourceFault."""
         stream = self._open_stream(self._new_take(self.alignment))
         with self._changed:
             self._stream = stream
@@ -163,7 +163,7 @@ class RecordedStream(threading.Thread):
     def _read(self, stream: PacketSource) -> None:
         arrivals = Arrivals()
         is_first = True
-        if self._must_close():  # before `stop` or `let_go` could abandon the stream
+        if self._must_close():  # before `stop` or `keep_closed` could abandon the stream
             return
         try:
             for has_arrived in stream:
@@ -183,7 +183,7 @@ class RecordedStream(threading.Thread):
                 raise
 
     def _must_close(self) -> bool:
-        return self._stopping or self._is_let_go
+        return self._stopping or self._is_kept_closed
 
     def _keep_sound(self, blocks: Sequence[SoundBlock]) -> None:
         """Keep blocks for the frames of their time. Before the clocks are related, drop them."""

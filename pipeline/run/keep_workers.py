@@ -30,11 +30,11 @@ from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control_messages import (
+    CloseCameras,
     Drain,
     EndPassed,
     Failed,
     FramesKept,
-    LetGo,
     Prepare,
     Ready,
     SetFilters,
@@ -205,11 +205,11 @@ class Workers:
         for worker in self._planned:
             worker.deaths.forget(source)
 
-    def let_go(self, names: list[str]) -> None:
+    def close_cameras(self, names: list[str]) -> None:
         """Close the connections of these cameras, and allow those of all others."""
         for worker in self._planned:
             if "decode" in worker.hosted:
-                worker.tell(LetGo(names))
+                worker.tell(CloseCameras(names))
 
     def tell_models(self) -> None:
         """Send the chosen models to all workers."""

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0  # between two looks at the plan
 HURRY_S: Final = 0.1  # the same while a source is handed over
-LET_GO_S: Final = 10.0  # a slot without its store keeps its cameras this long
+CLOSE_CAMERAS_S: Final = 10.0  # a slot without its store keeps its cameras this long
 HAND_OVER_S: Final = 10.0  # a slot that is alive gets this long to finish its decoded frames
 NOTE_S: Final = 10.0  # between two notes of the times that are recorded here
 AWAY_ERRORS: Final = (StoreLost, StoreBusy)
@@ -105,7 +105,7 @@ class SlotFollower:
         self._fault = ""  # as in SlotSign
         self._has_warned = False  # that the store has no plan
         self._answered_mono = time.monotonic()  # the last answer of the store
-        self._let_go_of: set[str] = set()  # cameras that this host closed
+        self._closed_cameras: set[str] = set()  # cameras that this host closed
 
     async def run(self) -> None:
         """Follow the plan until cancelled. A failure ends the run."""
@@ -129,7 +129,7 @@ class SlotFollower:
                 self._note_fault(str(error))
             except AWAY_ERRORS as error:
                 log.debug("fleet: %s", error)
-                self._let_cameras_go()
+                self._close_cameras()
             pause_s = LOOK_S
             if self._waits_since or self._handing_over:
                 pause_s = HURRY_S
@@ -156,9 +156,9 @@ class SlotFollower:
             return
         await self._read_plan(self._store)
         wanted = self._plan.sources_of(self._slot)
-        if self._let_go_of:
+        if self._closed_cameras:
             await self._take_up(self._store, wanted)
-        await self._let_go(wanted)
+        await self._release(wanted)
         await self._claim(self._store, wanted)
         if self._http is not None and time.monotonic() - self._noted_mono >= NOTE_S:
             await self._note_places()
@@ -277,30 +277,30 @@ class SlotFollower:
 
     # -- cameras while the store is away
 
-    def _let_cameras_go(self) -> None:
-        """Close all cameras if the store is away for LET_GO_S: another host may need them, and many
-        cameras allow one session only.
+    def _close_cameras(self) -> None:
+        """Close all cameras if the store is away for CLOSE_CAMERAS_S: another host may need them,
+        and many cameras allow one session only.
         """
         names = {source.name for source in self._supervisor.sources.specs() if source.live}
-        is_due = time.monotonic() - self._answered_mono > LET_GO_S
-        if not is_due or names <= self._let_go_of:
+        is_due = time.monotonic() - self._answered_mono > CLOSE_CAMERAS_S
+        if not is_due or names <= self._closed_cameras:
             return
-        self._let_go_of = names
+        self._closed_cameras = names
         log.warning(
             "slot %s: no answer of the store for %.0f s: cameras are closed until it is back: %s",
             self._slot,
-            LET_GO_S,
+            CLOSE_CAMERAS_S,
             ", ".join(sorted(names)),
         )
-        self._supervisor.let_go(names)
+        self._supervisor.close_cameras(names)
 
     async def _take_up(self, store: FleetStore, wanted: Mapping[str, FleetSource]) -> None:
         """Connect the closed cameras again that are still this slot's."""
-        names = sorted(self._let_go_of)
+        names = sorted(self._closed_cameras)
         owners = await in_thread(store.owners, names)
-        self._let_go_of = set()
+        self._closed_cameras = set()
         lost = {name for name in names if name not in wanted or owners[name].run != self._run}
-        self._supervisor.let_go(lost)
+        self._supervisor.close_cameras(lost)
         log.info(
             "slot %s: the store is back; other hosts serve %s",
             self._slot,
@@ -309,7 +309,7 @@ class SlotFollower:
 
     # -- sources that leave
 
-    async def _let_go(self, wanted: Mapping[str, FleetSource]) -> None:
+    async def _release(self, wanted: Mapping[str, FleetSource]) -> None:
         """Release the sources that the plan does not give to this slot any more, or differently."""
         for name, task in list(self._handing_over.items()):
             if task.done():

@@ -139,9 +139,9 @@ class Supervisor:
         if self._draining or self._ending.code is not None:
             raise ConfigFaults(["the run is ending: it takes no more sources"])
 
-    def let_go(self, names: Collection[str]) -> None:
+    def close_cameras(self, names: Collection[str]) -> None:
         """Close the connections of these cameras, and allow those of all others."""
-        self._workers.let_go(sorted(names))
+        self._workers.close_cameras(sorted(names))
 
     async def hand_over(self, names: Sequence[str]) -> None:
         """Remove these sources like `remove`, but for another slot: the store keeps their data."""

@@ -88,7 +88,9 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
             opened = decoder(options_of(decoder, decode.options))
             open_recorded = getattr(opened, "open_recorded", None)  # optional, as is `close`
             ingest = IngestLoop(runner, line, shared, opened.open, open_recorded)
-            line.let_answer(Answers(ingest.progress, ingest.waiting, times, prepare, ingest.let_go))
+            line.let_answer(
+                Answers(ingest.progress, ingest.waiting, times, prepare, ingest.close_cameras)
+            )
             line.tell(Ready())
             try:
                 with _stored(spec):

@@ -228,7 +228,7 @@ def test_a_slot_without_a_plan_that_it_can_read_keeps_its_sources_and_states_why
         assert slot.wait().code == 0
 
 
-def test_a_slot_without_its_store_lets_its_cameras_go_until_the_store_is_back(
+def test_a_slot_without_its_store_closes_its_cameras_until_the_store_is_back(
     tmp_path: Path,
 ) -> None:
     with (
@@ -240,7 +240,7 @@ def test_a_slot_without_its_store_lets_its_cameras_go_until_the_store_is_back(
         slot = at.start("a", "host_a")
         at.until("gate", BEFORE)
         at.store.kill()
-        wait_until("the camera is let go", lambda: camera.open == 0)
+        wait_until("the camera is closed", lambda: camera.open == 0)
         accepted = camera.accepted
         slot.says("cameras are closed until it is back: gate")
         at.store.start()
@@ -333,7 +333,7 @@ def test_a_slot_that_is_cut_from_the_store_writes_nothing_late_after_the_heal(
         at.until("gate", BEFORE)
         between.cut()
         older.says("cameras are closed until it is back: gate")
-        wait_until("the camera is let go", lambda: camera.open == 0)
+        wait_until("the camera is closed", lambda: camera.open == 0)
         newer = at.start("a", "host_2")
         results = at.published("gate")
         at.until("gate", results + BEFORE)

@@ -7,11 +7,11 @@ import pytest
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.fleet.change import (
     PlanChange,
-    applied,
+    apply_content,
     changes,
-    drained,
+    drain_slots,
     is_same,
-    moved,
+    move_sources,
 )
 from framegate.pipeline.fleet.fleet_file import plain_cameras, read_fleet
 from framegate.pipeline.fleet.plan import FleetPlan, SlotRoom
@@ -30,7 +30,7 @@ transport = "udp"
 
 
 def first() -> FleetPlan:
-    return applied(FleetPlan(), read_fleet(TWO, "fleet.toml"))
+    return apply_content(FleetPlan(), read_fleet(TWO, "fleet.toml"))
 
 
 def test_a_file_becomes_the_first_version() -> None:
@@ -46,14 +46,14 @@ def test_a_file_becomes_the_first_version() -> None:
 
 def test_the_same_file_again_changes_nothing() -> None:
     plan = first()
-    again = applied(plan, read_fleet(TWO, "fleet.toml"))
+    again = apply_content(plan, read_fleet(TWO, "fleet.toml"))
     assert is_same(plan, again)
     assert changes(plan, again) == []
 
 
 def test_a_source_with_other_settings_begins_again_where_it_is() -> None:
     plan = first()
-    again = applied(plan, read_fleet(TWO.replace("udp", "tcp"), "fleet.toml"))
+    again = apply_content(plan, read_fleet(TWO.replace("udp", "tcp"), "fleet.toml"))
     assert again.sources["yard"].slot == plan.sources["yard"].slot
     assert (again.sources["yard"].since, again.sources["gate"].since) == (2, 1)
     assert changes(plan, again) == [
@@ -65,22 +65,22 @@ def test_a_move_stays_and_a_drain_moves_all_of_a_slot() -> None:
     plan = first()
     here = plan.sources["gate"].slot
     [there] = {"a", "b"} - {here}
-    after = moved(plan, ["gate"], there)
+    after = move_sources(plan, ["gate"], there)
     assert (after.sources["gate"].slot, after.sources["gate"].since) == (there, 2)
-    assert applied(after, read_fleet(TWO, "fleet.toml")).sources["gate"].slot == there
-    empty = drained(after, [there], is_drained=True)
+    assert apply_content(after, read_fleet(TWO, "fleet.toml")).sources["gate"].slot == there
+    empty = drain_slots(after, [there], is_drained=True)
     assert {source.slot for source in empty.sources.values()} == {here}
-    assert applied(empty, read_fleet(TWO, "fleet.toml")).slots[there].drained
-    filled = drained(empty, [there], is_drained=False)
+    assert apply_content(empty, read_fleet(TWO, "fleet.toml")).slots[there].drained
+    filled = drain_slots(empty, [there], is_drained=False)
     assert filled.sources == empty.sources
     assert not filled.slots[there].drained
 
 
 def test_without_room_a_source_waits_and_is_placed_when_there_is_room() -> None:
     small = TWO.replace("cores = 4", "cores = 0.4").replace("[slots.a]\n", "")
-    plan = applied(FleetPlan(), read_fleet(small, "fleet.toml"))
+    plan = apply_content(FleetPlan(), read_fleet(small, "fleet.toml"))
     assert plan.waiting() == ["gate"]
-    assert applied(plan, read_fleet(TWO, "fleet.toml")).waiting() == []
+    assert apply_content(plan, read_fleet(TWO, "fleet.toml")).waiting() == []
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_move_that_cannot_be_is_refused(names: list[str], slot: str, words: st
     slots = {**plan.slots, "full": SlotRoom(0.1), "off": SlotRoom(9.0, drained=True)}
     plan = FleetPlan(1, slots, plan.sources)
     with pytest.raises(ConfigFaults, match=words.replace("?", r"\?")):
-        moved(plan, names, slot)
+        move_sources(plan, names, slot)
 
 
 def test_cameras_whose_path_the_store_shows_are_named() -> None:

@@ -125,7 +125,7 @@ class CancelledStream(PlayedStream):
         self.is_abandoned.set()
 
 
-def test_a_camera_that_is_let_go_while_it_connects_is_closed() -> None:
+def test_a_camera_that_must_be_closed_while_it_connects_is_closed() -> None:
     connecting, may_connect = threading.Event(), threading.Event()
     streams: list[PlayedStream] = []
     pieces: queue.Queue[Played] = queue.Queue()
@@ -142,7 +142,7 @@ def test_a_camera_that_is_let_go_while_it_connects_is_closed() -> None:
     )
     recorded.start()
     assert connecting.wait(DEADLINE_S)
-    recorded.let_go(True)
+    recorded.keep_closed(True)
     may_connect.set()
     wait_until("the connection is closed", lambda: streams and streams[0].closed)
     recorded.stop()
@@ -162,9 +162,9 @@ def test_a_camera_that_may_connect_again_before_its_stream_ended_is_recorded_aga
     )
     recorded.start()
     assert reports.get(timeout=DEADLINE_S).fault is None
-    recorded.let_go(True)
+    recorded.keep_closed(True)
     assert streams[0].is_abandoned.is_set()
-    recorded.let_go(False)
+    recorded.keep_closed(False)
     streams[0].may_end.set()
     fault = reports.get(timeout=DEADLINE_S).fault or ""
     assert fault.startswith("closed: this host cannot reach the store")
