@@ -262,7 +262,7 @@ REASONS: dict[tuple[str, str], Reason] = {
     ("together", "encoder above"): Reason(
         "training by masking and contrast adds little to the same encoder with random weights "
         "(`untrained`): to predict what is hidden, it needs no link of sound and place at one "
-        "moment",
+        "moment (two seeds, 400 steps of training)",
         "the products of sound and place (`aligned`), which need no training",
     ),
     ("together", "AP with 10 % of the labels / with all"): Reason(

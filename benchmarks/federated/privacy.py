@@ -13,7 +13,7 @@ Neighbours differ by one unit that is there or not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -47,14 +47,7 @@ def epsilon_of(leakage: float, delta: float = DELTA) -> float:
     """
     if delta_of(leakage, _MOST) > delta:
         raise ValueError(f"epsilon must be at most {_MOST:g}; a leakage of {leakage:g} gives more")
-    low, high = 0.0, _MOST
-    while high - low > _CLOSE:
-        middle = (low + high) / 2
-        if delta_of(leakage, middle) > delta:
-            low = middle
-        else:
-            high = middle
-    return high
+    return _edge(lambda epsilon: delta_of(leakage, epsilon) > delta)[1]
 
 
 def leakage_of(epsilon: float, delta: float = DELTA) -> float:
@@ -64,14 +57,19 @@ def leakage_of(epsilon: float, delta: float = DELTA) -> float:
     """
     if not 0 < epsilon <= _MOST:
         raise ValueError(f"epsilon must be above 0 and at most {_MOST:g}, got {epsilon:g}")
+    return _edge(lambda leakage: delta_of(leakage, epsilon) <= delta)[0]
+
+
+def _edge(is_below: Callable[[float], bool]) -> tuple[float, float]:
+    """Return two close numbers around the edge below which `is_below` is true, by bisection."""
     low, high = 0.0, _MOST
     while high - low > _CLOSE:
         middle = (low + high) / 2
-        if delta_of(middle, epsilon) > delta:
-            high = middle
-        else:
+        if is_below(middle):
             low = middle
-    return low
+        else:
+            high = middle
+    return low, high
 
 
 def together(leakages: Iterable[float]) -> float:
