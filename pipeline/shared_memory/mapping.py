@@ -35,7 +35,7 @@ def make_shared_file(nbytes: int, what: str, folder: str = FOLDER) -> int:
     """
     descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(descriptor, 0, nbytes)
+        _reserve(descriptor, nbytes)
     except OSError as error:
         os.close(descriptor)
         if error.errno != errno.ENOSPC:
@@ -49,6 +49,20 @@ def make_shared_file(nbytes: int, what: str, folder: str = FOLDER) -> int:
     return descriptor
 
 
+def _reserve(descriptor: int, nbytes: int) -> None:
+    """Reserve the first `nbytes` of a file. OSError, with ENOSPC if there is no room.
+
+    What cannot fit is refused first: the system call would take all that is free before it fails,
+    and other writers would find a full disk meanwhile.
+    """
+    disk = os.fstatvfs(descriptor)
+    held = os.fstat(descriptor).st_size
+    has_limit = disk.f_blocks > 0  # a tmpfs without a limit has no blocks
+    if has_limit and nbytes - held > disk.f_bfree * disk.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.posix_fallocate(descriptor, 0, nbytes)
+
+
 def open_kept_file(path: Path, nbytes: int) -> int:
     """Return a descriptor of the file at `path`, created or enlarged to `nbytes` reserved bytes.
 
@@ -57,7 +71,7 @@ def open_kept_file(path: Path, nbytes: int) -> int:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(descriptor, 0, nbytes)
+        _reserve(descriptor, nbytes)
     except OSError:
         os.close(descriptor)
         raise

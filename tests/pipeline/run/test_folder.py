@@ -255,6 +255,17 @@ def test_shared_memory_that_does_not_fit_says_what_is_free(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_cannot_fit_takes_nothing_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On ext4 a reservation that fails holds all free space until it does."""
+    reserved = list[int]()
+    monkeypatch.setattr(os, "posix_fallocate", lambda _file, _at, nbytes: reserved.append(nbytes))
+    with pytest.raises(FrameStoreFull):
+        make_shared_file(free_bytes(str(tmp_path)) + (1 << 40), "source a", str(tmp_path))
+    assert reserved == []
+
+
 def test_shared_memory_is_zeroed_and_nameless(tmp_path: Path) -> None:
     descriptor = make_shared_file(100_000, "source a", str(tmp_path))
     try:
