@@ -84,12 +84,12 @@ class ClipConfig:
 class RuleConfig:
     """`[events.rules.NAME]`: a condition that creates episodes.
 
-    when           inside: an object is in an area. crosses: an object crosses a line. count: the
-                   number of objects in an area. near: two objects are close to each other. left: a
-                   still object has no person near it. state: the state of the source. like: a
-                   visit has ended that is like the marked ones
-    area           name of the area. For near and left, the area that contains the objects. Default:
-                   the whole picture
+    when           inside: an object is in an area, or in the picture. crosses: an object crosses a
+                   line. count: the number of objects in an area, or in the picture. near: two
+                   objects are close to each other. left: a still object has no person near it.
+                   state: the state of the source. like: a visit has ended that is like the marked
+                   ones
+    area           name of the area that contains the objects. Default: the whole picture
     line           name of the line (crosses)
     source         source that the rule checks. Default: the source of the area or line, otherwise
                    every source

@@ -29,7 +29,6 @@ _TIME: Final = re.compile(
     r"(?:((?:mon|tue|wed|thu|fri|sat|sun)(?:-(?:mon|tue|wed|thu|fri|sat|sun))?) )?"
     r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)"
 )
-_NEEDS: Final[Mapping[When, str]] = {"inside": "area", "crosses": "line", "count": "area"}
 _ONLY: Final[Mapping[str, tuple[When, ...]]] = {
     "line": ("crosses",),
     "direction": ("crosses",),
@@ -203,12 +202,11 @@ def _rule_faults(config: EventsConfig, rule: RuleConfig, given: Mapping[str, Any
     given  the keys of the rule in the file
     """
     faults = []
-    needs = _NEEDS.get(rule.when)
-    if needs and not given.get(needs):
-        known: Collection[str] = config.areas
-        if needs == "line":
-            known = config.lines
-        faults.append(f".{needs}: missing; when = {rule.when!r} needs one of {_listed(known)}")
+    if rule.when == "crosses" and not rule.line:
+        among = "a table [events.lines.NAME], and there is none"
+        if config.lines:
+            among = f"one of {_listed(config.lines)}"
+        faults.append(f".line: missing; when = 'crosses' needs {among}")
     for key in given:
         if rule.when not in _ONLY.get(key, (rule.when,)):
             faults.append(f".{key}: it is a key of when = {' or '.join(map(repr, _ONLY[key]))}")

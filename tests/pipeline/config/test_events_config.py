@@ -184,6 +184,22 @@ FAULTS = [
 ]  # fmt: skip
 
 
+def test_a_crossing_without_any_line_says_what_to_write() -> None:
+    text = '[sources.door]\nurl = "a.mp4"\n[events.rules.people]\nwhen = "crosses"\n'
+    needs = "people.line: missing; when = 'crosses' needs a table [events.lines.NAME], and there"
+    with pytest.raises(ConfigFaults, match=re.escape(needs)):
+        read_config("pipeline.toml", text)
+
+
+def test_a_rule_without_an_area_is_about_the_whole_picture() -> None:
+    text = "[events.rules.people]\nwhen = 'inside'\n"
+    text += "[events.rules.empty]\nwhen = 'count'\nat_most = 0\n"
+    events = read_config("pipeline.toml", text).events
+    assert events is not None
+    assert {rule.area for rule in events.rules.values()} == {""}
+    assert set(events.of_source("any")) == {"people", "empty"}
+
+
 @pytest.mark.parametrize(("said", "instead", "fault"), FAULTS)
 def test_what_is_wrong_is_told(said: str, instead: str, fault: str) -> None:
     assert said in GOOD

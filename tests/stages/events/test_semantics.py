@@ -88,6 +88,15 @@ def test_another_point_of_the_box_may_stand_for_it() -> None:
     assert not told(rules(text.replace('at = "center"', "")), there).of("high", "start")
 
 
+def test_without_an_area_an_object_anywhere_in_the_picture_is_inside() -> None:
+    text = '[events.rules.there]\nwhen = "inside"\n'
+    text += '[events.rules.two]\nwhen = "count"\nat_least = 2\n'
+    corners = {1: standing(20.0, 90.0), 2: standing(620.0, float(HEIGHT))}
+    found = told(rules(text), results(corners, 1.0))
+    assert [start.tracks for start in found.of("there", "start")] == [(1,), (2,)]
+    assert len(found.of("two", "start")) == 1
+
+
 # -- 2. Lines.
 
 
