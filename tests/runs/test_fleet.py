@@ -13,10 +13,11 @@ import pytest
 from tests.support import footage
 from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.commands import framegate
-from tests.support.fleets import Fleet, checked, fleet
+from tests.support.fleets import Fleet, fleet
 from tests.support.links import Link
 from tests.support.runs import wait_until
 from tests.support.shaping import Shape
+from tests.support.stream_checker import checked
 from tests.support.webhooks import SINK, receiving
 
 FRAMES = 300  # 12 s

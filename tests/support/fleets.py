@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
-import redis
 
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import Command, Ended, Reader, framegate, user_folder
@@ -121,76 +119,3 @@ def fleet(folder: Path, more: str = "") -> Iterator[Fleet]:
             yield opened
         finally:
             opened.close()
-
-
-class Checker:
-    """Reads result streams from outside as they grow, and checks what must never happen.
-
-    Ids grow; no id has two digests; no entry of an earlier epoch follows one of a later epoch; a
-    source has one owner in each generation. `close` raises what was found.
-    """
-
-    def __init__(self, url: str, sources: list[str]) -> None:
-        self._reader = Reader(url)
-        self._sources = sources
-        self._last = dict.fromkeys(sources, "0-0")
-        self.seen: dict[str, dict[str, bytes]] = {source: {} for source in sources}
-        self.owners: dict[tuple[str, bytes], set[bytes]] = {}
-        self.faults: list[str] = []
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._follow)
-        self._thread.start()
-
-    def _follow(self) -> None:
-        while not self._closing.wait(0.05):
-            with suppress(redis.ConnectionError):  # a test kills the store
-                self._look()
-
-    def _look(self) -> None:
-        for source in self._sources:
-            run, generation = self._reader.client.hmget(f"fg:{{{source}}}:own", "run", "generation")
-            if run:
-                self.owners.setdefault((source, generation or b""), set()).add(run)
-            last = self._last[source]
-            for entry, fields in self._reader.client.xrange(
-                f"fg:{{{source}}}:results", f"({last}", "+"
-            ):
-                name = entry.decode()
-                if _parts(name) <= _parts(self._last[source]):
-                    self.faults.append(f"{source}: {name} follows {self._last[source]}")
-                self._last[source] = name
-                self.seen[source][name] = fields[b"d"]
-
-    def close(self) -> None:
-        """End, look a last time at all entries, and assert that nothing was wrong."""
-        self._closing.set()
-        self._thread.join()
-        self._look()
-        for source in self._sources:
-            whole = self._reader.client.xrange(f"fg:{{{source}}}:results")
-            now = {entry.decode(): fields[b"d"] for entry, fields in whole}
-            assert now == self.seen[source], f"{source}: an entry changed or came too late"
-            counters = self._reader.counters(source)
-            dropped = sum(n for name, n in counters.items() if name.startswith("dropped:"))
-            assert counters.get("decoded", 0) == counters.get("published", 0) + dropped, counters
-        self._reader.close()
-        several = {key: runs for key, runs in self.owners.items() if len(runs) > 1}
-        assert self.faults == []
-        assert several == {}, "a generation has two owners"
-
-
-def _parts(position: str) -> tuple[int, int]:
-    epoch, _, seq = position.partition("-")
-    return int(epoch), int(seq)
-
-
-@contextmanager
-def checked(url: str, *sources: str) -> Iterator[Checker]:
-    """Check these sources during the block, whose end must find them at rest."""
-    checker = Checker(url, list(sources))
-    try:
-        yield checker
-    except BaseException:
-        checker._closing.set()
-        raise
-    checker.close()
