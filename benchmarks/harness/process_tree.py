@@ -61,9 +61,15 @@ def tree(root: int) -> dict[int, list[str]]:
     return {pid: stats[pid] for pid in found}
 
 
-def memory_bytes(root: int) -> int:
-    """Proportional set size of the tree: a shared page counts once."""
-    return sum(_mapped(pid, "Pss") for pid in tree(root))
+def memory_bytes(root: int, without: int | None = None) -> int:
+    """Proportional set size of the tree: a shared page counts once.
+
+    without  process whose own tree does not count
+    """
+    pids = set(tree(root))
+    if without is not None:
+        pids -= set(tree(without))
+    return sum(_mapped(pid, "Pss") for pid in pids)
 
 
 def own_memory_bytes(root: int) -> int:

@@ -35,13 +35,15 @@ class Link:
     shape: Shape = field(default_factory=Shape)
     _proxies: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def expose(self, side: Side, to: str) -> str:
+    def expose(self, side: Side, to: str, host: str = "") -> str:
         """HOST:PORT by which the other side reaches what one side has at `to`.
 
-        to  HOST:PORT there, or the path of a unix socket
+        to    HOST:PORT there, or the path of a unix socket
+        host  another address of this host than the loopback, if there are no sides
         """
-        host = ADDRESSES[side] if self.near else "127.0.0.1"
-        at = f"{host}:{free_port()}"
+        if self.near:
+            host = ADDRESSES[side]
+        at = f"{host or '127.0.0.1'}:{free_port()}"
         command = [*(self.near if side == "near" else self.far), sys.executable]
         proxy = subprocess.Popen(
             [*command, "-m", "tests.support.shaping", at, to],
