@@ -191,5 +191,6 @@ class Publish(Stage[Tracks]):
             filters=detections.filters,
             visits=detections.visits,
             looked_at=looked_at(record),
+            camera_events=record.camera_events,
         )
         return result, tracks

@@ -21,7 +21,7 @@ from framegate.pipeline.config.by_source import (
 )
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.config.graph import SHARD, StageEntry, graph_faults, undecoded_faults
-from framegate.pipeline.config.read_events import read_events
+from framegate.pipeline.config.read_events import eventless_faults, read_events
 from framegate.pipeline.config.read_options import read_named, read_options
 from framegate.pipeline.config.read_stages import Table, over_shipped, read_stages, stages_that
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
@@ -448,21 +448,10 @@ def _faults_together(
             f"workers.shards = {workers.shards}: [placement] names all stages, so none is left "
             f"for the shards; remove this key, or add {SHARD} = [...] to [placement]"
         )
-    faults += _eventless_faults(read)
+    if read["events"] is not None:
+        followed = {name: source.events for name, source in (read["sources"] or {}).items()}
+        faults += eventless_faults(read["events"], followed)
     return faults + rule_faults(read["sinks"], stages, rules)
-
-
-def _eventless_faults(read: Mapping[str, Any]) -> list[str]:
-    """Return faults for sources with `onvif` whose frames are all decoded, so nothing can wake."""
-    default = "always"
-    if read["live"] is not None:
-        default = read["live"].decode
-    return [
-        f'sources.{name}.onvif: its events wake a source with decode = "lazy"; set that, or remove '
-        "this key"
-        for name, each in (read["sources"] or {}).items()
-        if each.onvif is not None and (each.decode or default) != "lazy"
-    ]
 
 
 def _lazy_keys(read: Mapping[str, Any]) -> list[str]:

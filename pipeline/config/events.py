@@ -14,7 +14,9 @@ import msgspec
 from framegate.pipeline.contracts.episodes import Severity, When
 
 Point: TypeAlias = tuple[float, float]
-SourceState: TypeAlias = Literal["lost", "failed", "moving", "moved", "degraded", "heard"]
+SourceState: TypeAlias = Literal[
+    "lost", "failed", "moving", "moved", "degraded", "heard", "reported"
+]
 """States of a source that a rule can name; RuleConfig explains each."""
 
 _SECONDS: Final = {"least": 0.0, "most": 86400.0}
@@ -94,7 +96,8 @@ class RuleConfig:
     source         source that the rule checks. Default: the source of the area or line, otherwise
                    every source
     labels         classes of the objects. Default: all classes that are detected. With state =
-                   "heard": the sounds
+                   "heard": the sounds. With state = "reported": the events of the camera, out of
+                   motion, person, vehicle, animal, line, area, tamper and other
     at             point of the box that represents the object: foot, the middle of the lower edge;
                    center; or [x, y], 0 to 1 of the box from its upper left corner
     direction      direction across the line (crosses). in, out: as the line is drawn. both: either
@@ -116,7 +119,8 @@ class RuleConfig:
     state          state of the source. lost: the camera is disconnected. failed: its frames cannot
                    be analysed. moving: the camera turns. moved: the camera shows another view than
                    the one for which the areas and lines were drawn. degraded: the heavy model did
-                   not answer. heard: one of the sounds in labels
+                   not answer. heard: one of the sounds in labels. reported: the camera itself
+                   reports one of the events in labels; its source needs events
     like           the marked visits, as `framegate visits rule` writes them (like)
     for_s          seconds for which the condition must be true before the episode is reported. The
                    episode starts when the condition became true

@@ -24,11 +24,13 @@ from framegate.pipeline.contracts.episodes import When
 from framegate.pipeline.contracts.errors import did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.likeness import Likeness, LikenessInvalid
+from framegate.pipeline.contracts.source import CameraEvent
 
 _TIME: Final = re.compile(
     r"(?:((?:mon|tue|wed|thu|fri|sat|sun)(?:-(?:mon|tue|wed|thu|fri|sat|sun))?) )?"
     r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)"
 )
+LABELLED: Final = ("heard", "reported")  # states whose labels are no classes of objects
 _ONLY: Final[Mapping[str, tuple[When, ...]]] = {
     "line": ("crosses",),
     "direction": ("crosses",),
@@ -315,9 +317,41 @@ def _measure_faults(config: EventsConfig, rule: RuleConfig) -> list[str]:
         faults.append(f".state: missing; must be one of {', '.join(get_args(SourceState))}")
     if rule.state == "heard" and not rule.labels:
         faults.append('.labels: missing; name sounds, such as ["Fire alarm"]: docs/sound.md')
-    if rule.when == "state" and rule.state != "heard" and rule.labels:
-        faults.append('.labels: these are sounds; set state = "heard", or remove labels')
+    if rule.state == "reported":
+        faults += _reported_faults(rule)
+    if rule.when == "state" and rule.state not in LABELLED and rule.labels:
+        faults.append(
+            '.labels: these are for sounds (state = "heard") and for events of the camera '
+            '(state = "reported"); set one of them, or remove labels'
+        )
     return faults
+
+
+def _reported_faults(rule: RuleConfig) -> list[str]:
+    kinds = get_args(CameraEvent)
+    if not rule.labels:
+        return [f".labels: missing; name events of the camera: {', '.join(kinds)}"]
+    return [
+        f".labels: {label!r} is no event of a camera; allowed: {', '.join(kinds)}"
+        f"{did_you_mean(label, kinds)}"
+        for label in rule.labels
+        if label not in kinds
+    ]
+
+
+def eventless_faults(config: EventsConfig, sources: Mapping[str, str | None]) -> list[str]:
+    """Return the faults of rules about the events of a camera that has none.
+
+    sources  `events` of each configured source, by its name
+    """
+    return [
+        f"events.rules.{name}.state: the source {source} does not follow the events of its camera; "
+        f'add events = "onvif" to [sources.{source}]'
+        for name, rule in config.rules.items()
+        if rule.state == "reported"
+        and (source := config.source_of(rule)) in sources
+        and sources[source] is None
+    ]
 
 
 def _listed(names: Collection[str]) -> str:
@@ -331,7 +365,7 @@ def label_faults(config: EventsConfig, known: Collection[str]) -> list[str]:
     """
     faults = []
     for name, rule in config.rules.items():
-        if rule.state == "heard":
+        if rule.state in LABELLED:
             continue
         for key in ("labels", "others"):
             for label in getattr(rule, key):

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,6 +23,8 @@ from framegate.pipeline.contracts.recorded_range import is_recorded
 from framegate.pipeline.contracts.redaction import HIDDEN, host_and_path
 from framegate.pipeline.contracts.source import DecodeMode, Frames, Transport
 from framegate.pipeline.contracts.spec import PaceName
+
+ONVIF: Final = "onvif"  # as `events`: at the host of the stream
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ class SourceConfig:
     decode     always: every frame is decoded. lazy: while nothing changes, only key frames are, and
                the other frames get results with `reason: undecoded`. Default: [live] decode for a
                camera, always for a file
-    onvif      URL of a camera's ONVIF service, http://HOST/onvif/device_service. The events of the
-               camera then wake it from lazy decoding. The login is that of its stream. Needs the
-               package onveef
+    events     onvif: follow the events that the camera itself detects. Its results carry them,
+               rules can name them, and they wake it from lazy decoding. Address and login are those
+               of its stream. If its ONVIF service has another address: the URL,
+               http://HOST/onvif/device_service. Needs the package onveef
     """
 
     url: str = ""
@@ -57,7 +60,7 @@ class SourceConfig:
     transport: Transport = "tcp"
     frames: str | dict[str, Any] = "all"
     decode: DecodeMode | None = None
-    onvif: str | None = None
+    events: str | None = None
 
 
 def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, SourceConfig]:
@@ -69,7 +72,7 @@ def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, Sourc
             faults.append(f"{path}: must have either url or url_env")
         faults += unset_variable(source.url_env, f"{path}.url_env")
         faults += _look_at_faults(name, source)
-        faults += _onvif_faults(name, source)
+        faults += _events_faults(name, source)
         try:
             frames_of(source.frames)
         except ValueError as error:
@@ -96,25 +99,47 @@ def _look_at_faults(name: str, source: SourceConfig) -> list[str]:
     return faults
 
 
-def _onvif_faults(name: str, source: SourceConfig) -> list[str]:
-    if source.onvif is None:
+def _events_faults(name: str, source: SourceConfig) -> list[str]:
+    if source.events is None:
         return []
-    path = f"sources.{name}.onvif"
-    try:
-        parts = urlsplit(source.onvif)
-        has_host = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        has_host = False
-    if not has_host:
-        return [f"{path}: must be http://HOST/onvif/device_service, or the same with https"]
-    if "@" in parts.netloc:
-        return [f"{path}: has a login; remove it, because the login of the stream is used"]
+    path = f"sources.{name}.events"
+    if source.events != ONVIF:
+        try:
+            parts = urlsplit(source.events)
+            has_host = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            has_host = False
+        if not has_host:
+            return [f'{path}: must be "onvif", or http://HOST/onvif/device_service']
+        if "@" in parts.netloc:
+            return [f"{path}: has a login; remove it, because the login of the stream is used"]
     if importlib.util.find_spec("onveef") is None:
         return [f"{path}: needs the package onveef, which is not installed; pip install onveef"]
-    has_place = not unset_variable(source.url_env, "") and bool(source.url or source.url_env)
-    if has_place and not is_camera(name, source):
+    if unset_variable(source.url_env, "") or not (source.url or source.url_env):
+        return []
+    if not is_camera(name, source):
         return [f"{path}: only a camera has events, and sources.{name}.url is a file"]
+    if not events_service(name, source):
+        return [f"{path}: sources.{name}.url has no host; only a camera of the network has events"]
     return []
+
+
+def events_service(name: str, source: SourceConfig) -> str:
+    """Return the URL of the ONVIF service whose events a source follows, without a login; "": none.
+
+    ConfigFaults as `place_of`.
+    """
+    if source.events != ONVIF:
+        return source.events or ""
+    try:
+        host = urlsplit(place_of(name, source)).hostname
+    except ValueError:
+        host = None
+    if not host:
+        return ""
+    if ":" in host:
+        host = f"[{host}]"
+    return f"http://{host}/onvif/device_service"
 
 
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)

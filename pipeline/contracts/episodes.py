@@ -51,7 +51,8 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     began      first frame in which the rule was true, or the time at which the line was met
     last       last evidence for it so far; in an end, the time at which it ended
     seconds    duration from `began` to `last` in media time; `captured` bridges breaks of epochs
-    label      class of its object, or label of a sound; null if it has none or several
+    label      class of its object, or label of a sound, or event of the camera;
+               null if it has none or several
     tracks     numbers of its objects; a track that continues another follows it
     value      measurement of the rule. count: number of objects. inside with faster_m_s: metres per
                second. near: distance of the two objects (heights or metres) or, with ttc_s, seconds

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 
 from framegate.pipeline.contracts.errors import RecordTooNew
-from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.source import CameraEvent, Form
 
 VERSION = 1
 
@@ -54,6 +54,7 @@ _SHORT = {
     "sound": "b",
     "shown": "w",
     "undecoded": "e",
+    "camera_events": "o",
 }
 
 
@@ -81,6 +82,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
               file or connection, and how many
     undecoded  it was not decoded, because its source is calm: it has no pixels, and the number of
               the next decoded frame
+    camera_events  kinds of the events that the camera itself reported; null: unknown
     """
 
     v: int
@@ -98,6 +100,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     sound: tuple[int, int] | None = None
     shown: tuple[int, int] | None = None
     undecoded: bool = False
+    camera_events: tuple[CameraEvent, ...] | None = None
 
     @property
     def result_size(self) -> tuple[int, int]:
@@ -123,6 +126,7 @@ def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record
         record.sound,
         record.shown,
         record.undecoded,
+        record.camera_events,
     )
 
 

@@ -20,7 +20,7 @@ from framegate.pipeline.contracts.records import (
     decode_record,
     decode_versioned,
 )
-from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.source import CameraEvent, Form
 from framegate.pipeline.contracts.visits import Visit, visits_with
 
 if TYPE_CHECKING:
@@ -199,6 +199,10 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     visits     tracks that have ended
     looked_at  width and height of the picture of the smaller stream that the network looks at, in
                whose pixels `gate` is; null: the source has one stream
+    camera_events  kinds of the events that the camera itself reported since the frame before, and
+               of those that last: motion, person, vehicle, animal, line (crossed), area (entered),
+               tamper, other. Empty: it reported none. null: unknown, as it was not asked
+               (`events` of the source) or did not answer
     """
 
     v: int
@@ -227,6 +231,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     filters: tuple[str, ...] | None = None
     visits: tuple[Visit, ...] = ()
     looked_at: tuple[int, int] | None = None
+    camera_events: tuple[CameraEvent, ...] | None = None
 
     @property
     def position(self) -> Position:
@@ -431,6 +436,7 @@ def failed_result(source: str, position: Position, record: Record, published: fl
         sounds=sounds_with(record),
         visits=visits_with(record, WINDOWS),
         looked_at=looked_at(record),
+        camera_events=record.camera_events,
     )
 
 

@@ -57,6 +57,10 @@ CHANGE_ROWS: Final = 16
 
 Transport = Literal["tcp", "udp"]
 DecodeMode = Literal["always", "lazy"]
+CameraEvent = Literal["motion", "person", "vehicle", "animal", "line", "area", "tamper", "other"]
+"""A kind of event that a camera detects itself. line: a line was crossed. area: an object is in an
+area. tamper: the camera was covered or moved. other: another rule of the camera, such as a face.
+"""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -75,7 +79,8 @@ class Request(msgspec.Struct, frozen=True):
     keeps_packets  undecoded frames have the packets from which an audit can decode them
     least, most  lowest and highest grey level from which a part of a key frame differs; None: those
                of the gate
-    onvif      URL of the camera's ONVIF service, without a login; its events wake a lazy source
+    events     URL of the camera's ONVIF service, without a login, whose events its frames carry and
+               which wake a lazy source; "": none
     name       name of the source, for messages
     """
 
@@ -92,7 +97,7 @@ class Request(msgspec.Struct, frozen=True):
     keeps_packets: bool = False
     least: float | None = None
     most: float | None = None
-    onvif: str = ""
+    events: str = ""
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -140,12 +145,14 @@ class UndecodedFrame(NamedTuple):
 
     packets  of its group, for the decoder's own DecodePackets, at most GROUP_BYTES. All frames of a
              group have the same. b"" unless the Request has keeps_packets
+    camera_events  as in Frame
     """
 
     pts: float | None
     arrived_mono: float | None
     captured: float | None = None
     packets: bytes = b""
+    camera_events: tuple[CameraEvent, ...] | None = None
 
 
 DecodePackets = Callable[[bytes, float | None, Form], bytearray]
@@ -164,6 +171,8 @@ class Frame(Protocol):
     key_frame     whether it was encoded without other frames
     sound         blocks of sound that ended between this frame and the next
     undecoded     the frames right before it that were not decoded, in order
+    camera_events  kinds of the events that the camera reported between the frame before and this
+                  one, by their arrival, and of those that lasted; None: unknown
     nbytes        bytes that `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), contiguous,
                   in this order
     """
@@ -180,6 +189,8 @@ class Frame(Protocol):
     def sound(self) -> Sequence[SoundBlock]: ...
     @property
     def undecoded(self) -> Sequence[UndecodedFrame]: ...
+    @property
+    def camera_events(self) -> tuple[CameraEvent, ...] | None: ...
     @property
     def form(self) -> Form: ...
     @property

@@ -109,7 +109,7 @@ def _source_faults(path: str, source: FleetSourceConfig) -> list[str]:
     if bool(source.url) == bool(source.url_env):
         faults.append(f"{path}: must have either url or url_env")
     remedies = {key: f"use {key}_env, the name of a variable of each host" for key in _PLACES}
-    remedies["onvif"] = "remove its login, because the login of the stream is used"
+    remedies["events"] = "remove its login, because the login of the stream is used"
     for key, remedy in remedies.items():
         if secrets_of(getattr(source, key) or ""):
             faults.append(

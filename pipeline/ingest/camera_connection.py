@@ -259,7 +259,9 @@ class CameraDecoder(DecoderThread):
             drops = Drops(taken.dropped, taken.burst)
             counts = dict(reader.news())
             sound = self._sound_of(reader, taken, position.epoch, counts)
-            self._put(self._number, before, position, drops, counts, sound)
+            self._put(
+                self._number, before, position, drops, counts, sound, None, taken.camera_events
+            )
             self._unreported = NO_DROPS
             self._number += 1
 

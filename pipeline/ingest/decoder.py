@@ -30,6 +30,7 @@ from framegate.pipeline.contracts.errors import FrameStoreFull
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.source import (
+    CameraEvent,
     DecoderGuard,
     Form,
     Frame,
@@ -327,10 +328,12 @@ class DecoderThread(threading.Thread, ABC):
         counts: Mapping[str, int] | None = None,
         sound: Sequence[SoundBlock] = (),
         undecoded: Sequence[UndecodedFrame] | None = None,
+        camera_events: tuple[CameraEvent, ...] | None = None,
     ) -> None:
         """Write the frame into its slot, and its sound into the sound store, then report it.
 
         undecoded: those of its undecoded frames that are reported; None: all
+        camera_events: see Frame; with those of dropped frames
         """
         if undecoded is None:
             undecoded = frame.undecoded
@@ -366,6 +369,7 @@ class DecoderThread(threading.Thread, ABC):
             counts or {},
             self._shown,
             undecoded,
+            camera_events,
         )
         self._report(event)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.source import Form, UndecodedFrame
+from framegate.pipeline.contracts.source import CameraEvent, Form, UndecodedFrame
 from framegate.pipeline.ingest.recorded_stream import RecordedSize, RecordedStreamState
 
 
@@ -25,6 +25,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     counts        growth of the source's other counters since the last event
     shown         as in records.Record
     undecoded     the frames right before it that were not decoded, in order
+    camera_events  as in contracts.source.Frame
     """
 
     position: Position
@@ -40,6 +41,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     counts: Mapping[str, int] = {}
     shown: RecordedSize | None = None
     undecoded: Sequence[UndecodedFrame] = ()
+    camera_events: tuple[CameraEvent, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

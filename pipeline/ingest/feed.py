@@ -359,6 +359,7 @@ class Feed:
                 dropped=dropped,
                 shown=event.shown,
                 undecoded=True,
+                camera_events=frame.camera_events,
             )
             dropped = 0
             position = Position(event.position.epoch, first_seq + number)
@@ -394,6 +395,7 @@ class Feed:
             key_frame=event.key_frame,
             sound=event.sound,
             shown=event.shown,
+            camera_events=event.camera_events,
         )
         return self._append(event.position, record)
 

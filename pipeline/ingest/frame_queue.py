@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.drops import NO_DROPS, Drops
-from framegate.pipeline.contracts.source import SOUND_MOST_S, Frame, SoundBlock
+from framegate.pipeline.contracts.source import SOUND_MOST_S, CameraEvent, Frame, SoundBlock
 
 MAX_WAIT_S: Final = 1.0  # for the pipeline
 MAX_EPOCH_WAIT_S: Final = 3.0  # for an epoch: the store syncs its log once a second, or later
@@ -26,12 +26,13 @@ _FASTER: Final = 2.0  # frames that arrive at this multiple of the camera's pace
 
 
 class TakenFrame(NamedTuple):
-    """A frame, the drops right before it, and the sound of these frames and its own."""
+    """A frame, the drops right before it, and the sound and camera events of these and its own."""
 
     frame: Frame
     dropped: int
     burst: int
     sound: tuple[SoundBlock, ...]
+    camera_events: tuple[CameraEvent, ...] | None
 
 
 class FrameQueue:
@@ -54,6 +55,7 @@ class FrameQueue:
         self._is_behind = False
         self._drops = NO_DROPS
         self._sound: deque[SoundBlock] = deque()  # of dropped frames
+        self._camera_events: dict[CameraEvent, None] = {}  # of dropped frames, in order
         self._pace = _FramePace()
         self._awaits_epoch = False
         self._catches_up_until = -math.inf
@@ -127,8 +129,9 @@ class FrameQueue:
         frame, _ = self._waiting.popleft()
         self.nbytes -= frame.nbytes
         self._keep_sound(frame)
-        taken = TakenFrame(frame, *self._drops, tuple(self._sound))
+        taken = TakenFrame(frame, *self._drops, tuple(self._sound), self._events_with(frame))
         self._sound.clear()
+        self._camera_events.clear()
         self._drops = NO_DROPS
         self._is_behind = False
         if not self._waiting:
@@ -140,6 +143,7 @@ class FrameQueue:
         self._drop(len(self._waiting))
         self.unheard += len(self._sound)
         self._sound.clear()
+        self._camera_events.clear()
         drops, self._drops = self._drops, NO_DROPS
         return drops
 
@@ -150,6 +154,9 @@ class FrameQueue:
             self.nbytes -= frame.nbytes
             gone += len(frame.undecoded)
             self._keep_sound(frame)
+            for undecoded in frame.undecoded:
+                self._camera_events.update(dict.fromkeys(undecoded.camera_events or ()))
+            self._camera_events.update(dict.fromkeys(frame.camera_events or ()))
         dropped, burst = self._drops
         self._drops = Drops(dropped + gone, burst + gone * is_burst)
 
@@ -161,6 +168,12 @@ class FrameQueue:
         while self._sound and len(self._sound) * self._sound[0].seconds > SOUND_MOST_S:
             self._sound.popleft()
             self.unheard += 1
+
+    def _events_with(self, frame: Frame) -> tuple[CameraEvent, ...] | None:
+        """Return the camera events of a frame and of the dropped frames before it."""
+        if not self._camera_events:
+            return frame.camera_events
+        return tuple(self._camera_events | dict.fromkeys(frame.camera_events or ()))
 
     def _is_burst(self) -> bool:
         """Return whether the queued frames arrived faster than the camera makes them.

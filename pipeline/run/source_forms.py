@@ -21,6 +21,7 @@ from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, gate_options, is_gate_off
 from framegate.pipeline.config.sources import (
     SourceConfig,
+    events_service,
     frames_of,
     is_camera,
     is_remote,
@@ -74,7 +75,7 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         unwatched=gate_masks(config.stages).get(source.name, ()),
         least=gate_options(config.stages).get("least"),
         most=gate_options(config.stages).get("most"),
-        onvif=source.onvif or "",
+        events=events_service(source.name, source),
         keeps_packets=any(stage.makes_promise for stage in config.stages),
         name=source.name,
         past=source.past,

@@ -29,7 +29,7 @@ def set_up_logging(level: str, part: str, form: LogFormat = "text") -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if level in ("DEBUG", "INFO"):
-        # A line for each request: a source with `onvif` makes 17,000 a day.
+        # A line for each request: a source with `events` makes 17,000 a day.
         for library in ("httpx", "httpcore"):
             logging.getLogger(library).setLevel(logging.WARNING)
     logging.captureWarnings(True)

@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
-from framegate.pipeline.contracts.source import DecoderGuard, Request
+from framegate.pipeline.contracts.source import DecoderGuard, Request, UndecodedFrame
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.camera_events import CameraEvents
 from framegate.stages.decode.frame import (
@@ -278,15 +278,15 @@ class CameraSource:
             self.recorder.close()
 
     def _start_events(self) -> None:
-        """Listen to the camera's own events if they can wake it."""
+        """Listen to the camera's own events, if they are wanted."""
         request = self._request
-        if self._lazy is None or not request.onvif:
+        if not request.events:
             return
-        events = CameraEvents(request.name, request.onvif, request.url)
+        events = CameraEvents(request.name, request.events, request.url)
         try:
             events.start()
         except RuntimeError as error:
-            place = shown(request.onvif, True)
+            place = shown(request.events, True)
             log.warning("source %s: no events by ONVIF from %s: %s", request.name, place, error)
             return
         self._events = events
@@ -296,7 +296,8 @@ class CameraSource:
     ) -> Generator[DecodedFrame | None]:
         try:
             for packet in packets:
-                if self._lazy is not None and self._events is not None and self._events.take():
+                events = self._events
+                if self._lazy is not None and events is not None and events.must_wake():
                     self._lazy.ask("event")
                 if packet is None:
                     if self._lazy is not None:
@@ -341,12 +342,22 @@ class CameraSource:
                 self._request.url, frame, self._orientations, self._options
             )
             captured = self._clock.of(frame)
+            if self._events is not None and undecoded:
+                undecoded = tuple(self._with_events(self._events, each) for each in undecoded)
             decoded = DecodedFrame(
                 frame, self._converter, orientation, arrived, captured, undecoded
             )
+            if self._events is not None:
+                decoded.camera_events = self._events.until(arrived)
             if self._tap is not None:
                 decoded.sound = self._tap.take(decoded.pts)
             yield decoded
+
+    @staticmethod
+    def _with_events(events: CameraEvents, frame: UndecodedFrame) -> UndecodedFrame:
+        """Return an undecoded frame with the events of the camera until it arrived."""
+        assert frame.arrived_mono is not None
+        return frame._replace(camera_events=events.until(frame.arrived_mono))
 
     def _decoded(self, packet: Packet[VideoStream], may_take: bool = True) -> list[av.VideoFrame]:
         """Return the pictures that a packet completes; [] if it is damaged."""

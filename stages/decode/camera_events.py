@@ -1,7 +1,11 @@
-"""Events that a camera detects itself, by ONVIF pull-point; a lazily decoded source wakes on them.
+"""Events that a camera detects itself, by ONVIF pull-point.
 
-The camera is asked in a thread of its own, with long polls. If it does not answer, the source wakes
-on everything else as before.
+Each frame carries the kinds of the events that arrived before it, and a lazily decoded source wakes
+on them. The camera is asked in a thread of its own, with long polls. While it does not answer, its
+events are unknown, and the source wakes on everything else as before.
+
+An event belongs to the first frame that arrived after it. The time stamps of the camera are not
+used, because its clock may be wrong.
 """
 
 from __future__ import annotations
@@ -10,11 +14,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from urllib.parse import unquote, urlsplit
 
 from framegate.pipeline.contracts.redaction import redacted, shown
+from framegate.pipeline.contracts.source import CameraEvent
 from framegate.pipeline.system.retry import Backoff
 
 if TYPE_CHECKING:
@@ -24,65 +30,135 @@ log = logging.getLogger(__name__)
 
 ACTIVE_S: Final = 300.0  # after its last message, a state that never ended counts as ended
 _MOST_ACTIVE: Final = 64
+_MOST_NEWS: Final = 256  # that no frame has carried so far; the oldest are dropped
 _POLL: Final = "PT5S"  # the thread ends at most so long after `stop`
 _MOST_MESSAGES: Final = 100  # in the answer of a poll
 _LEAST_POLL_S: Final = 1.0  # some cameras answer at once, although they have no message
 _ANSWER_S: Final = 10.0  # more than a poll
 _REFUSED: Final = Backoff(first_s=3600.0, most_s=86_400.0)  # frequent attempts may lock the account
-# Topics (ONVIF Analytics and Imaging) without their namespaces. Others report, for example, that a
-# disk is full.
-_TOPICS: Final = ("RuleEngine/", "VideoAnalytics/", "VideoSource/MotionAlarm")
+# Topics without their namespaces: ONVIF Analytics and Imaging, and the applications of Axis. Others
+# report, for example, that a disk is full.
+_TOPICS: Final = (
+    "RuleEngine/",
+    "VideoAnalytics/",
+    "VideoSource/MotionAlarm",
+    "VideoSource/GlobalSceneChange",
+    "CameraApplicationPlatform/",
+)
 _STATES: Final = {"true": True, "1": True, "false": False, "0": False}
+# Words of a topic or of the names of its data, and the kind that they show. The first one decides:
+# Tapo reports a person by the topic CellMotionDetector/People, Reolink by MyRuleDetector.
+_WORDS: Final[tuple[tuple[str, CameraEvent], ...]] = (
+    ("tamper", "tamper"),
+    ("globalscenechange", "tamper"),
+    ("people", "person"),
+    ("person", "person"),
+    ("human", "person"),
+    ("vehicle", "vehicle"),
+    ("dogcat", "animal"),
+    ("ispet", "animal"),
+    ("animal", "animal"),
+    ("linedetector", "line"),
+    ("linecross", "line"),
+    ("fielddetector", "area"),
+    ("intrusion", "area"),
+    ("fenceguard", "area"),
+    ("loitering", "area"),
+    ("motion", "motion"),
+    ("vmd", "motion"),
+)
+_ORDER: Final[tuple[CameraEvent, ...]] = get_args(CameraEvent)
 
-ActiveUntil = Mapping[tuple[str, ...], float]
-"""Monotonic seconds until which each state of a camera counts, by its topic and source."""
+
+class ActiveState(NamedTuple):
+    """A state of a camera that is on.
+
+    until  monotonic seconds until which it counts
+    """
+
+    event: CameraEvent
+    until: float
+
+
+ActiveStates = Mapping[tuple[str, ...], ActiveState]
+"""The states of a camera that are on, by topic, source and name."""
 
 
 def states_after(
-    active: ActiveUntil, messages: Iterable[Mapping[str, Any]], now: float
-) -> tuple[ActiveUntil, bool]:
-    """Return the active states after messages of a camera, and whether one reports an event.
+    active: ActiveStates, messages: Iterable[Mapping[str, Any]], now: float
+) -> tuple[ActiveStates, frozenset[CameraEvent]]:
+    """Return the active states after messages of a camera, and the events that the messages report.
 
     A state such as IsMotion lasts until the message that ends it. A message without a state, such
     as a crossed line, is an event of its moment; repeated at the begin of a subscription, it is
     none.
     """
-    states = {key: until for key, until in active.items() if until > now}
-    is_event = False
+    states = {key: state for key, state in active.items() if state.until > now}
+    reported: set[CameraEvent] = set()
     for message in messages:
         topic = _topic(str(message.get("topic", "")))
         if not topic.startswith(_TOPICS):
             continue
-        source = message.get("source", {})
-        key = (topic, *(f"{name}={value}" for name, value in sorted(source.items())))
+        data = message.get("data", {})
         operation = message.get("property_operation")
-        state = _state(message.get("data", {}))
-        if operation == "Deleted" or state is False:
-            states.pop(key, None)
-        elif state is True:
-            is_event = True
+        items = list(_states_in(data))
+        if not items and operation not in ("Initialized", "Deleted"):
+            reported.add(kind_of(topic, data))
+        source = message.get("source", {})
+        place = (topic, *(f"{name}={value}" for name, value in sorted(source.items())))
+        if operation == "Deleted":
+            states = {key: state for key, state in states.items() if key[: len(place)] != place}
+            continue
+        for name, is_on in items:
+            key = (*place, name)
+            if not is_on:
+                states.pop(key, None)
+                continue
+            event = kind_of(topic, data, name)
+            reported.add(event)
             if len(states) < _MOST_ACTIVE:
-                states[key] = now + ACTIVE_S
-        elif operation != "Initialized":
-            is_event = True
-    return states, is_event
+                states[key] = ActiveState(event, now + ACTIVE_S)
+    return states, frozenset(reported)
+
+
+def kind_of(topic: str, data: Mapping[str, str], state: str = "") -> CameraEvent:
+    """Return the kind of an event.
+
+    topic  without namespaces
+    data   by name; a value that names a class, as of Axis, decides before the topic
+    state  the name of its state; "": it has none
+    """
+    names = f"{data.get('classTypes', '')} {state} {topic}".lower()
+    for word, event in _WORDS:
+        if word in names:
+            return event
+    return "other"
 
 
 def _topic(text: str) -> str:
     return "/".join(step.rpartition(":")[2] for step in text.split("/"))
 
 
-def _state(data: Mapping[str, str]) -> bool | None:
-    """Return whether any state of a message is on; None if it has none."""
-    values = [
-        _STATES.get(value.strip().lower())
-        for name, value in data.items()
-        if name == "State" or name.startswith("Is")
-    ]
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return any(known)
+def _states_in(data: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each state in the data of a message, and whether it is on."""
+    for name, value in data.items():
+        is_on = _STATES.get(value.strip().lower())
+        is_state = name.lower() in ("state", "active") or name.startswith("Is")
+        if is_state and is_on is not None:
+            yield name, is_on
+
+
+class _News(NamedTuple):
+    """A change of a camera's events.
+
+    arrived   monotonic seconds
+    reported  events since the news before
+    lasting   events that last from then on; None: the camera does not answer any more
+    """
+
+    arrived: float
+    reported: frozenset[CameraEvent]
+    lasting: frozenset[CameraEvent] | None
 
 
 class Login(NamedTuple):
@@ -141,18 +217,37 @@ class CameraEvents(threading.Thread):
         self._source = source
         self._login = Login(service, unquote(parts.username or ""), unquote(parts.password or ""))
         self._stopping = threading.Event()
-        self._news = threading.Event()
-        self._active: ActiveUntil = {}
+        self._is_new = threading.Event()
+        self._active: ActiveStates = {}
+        self._announced: frozenset[CameraEvent] | None = None  # lasting, by the last news
+        self._news: deque[_News] = deque(maxlen=_MOST_NEWS)
+        self._lasting: frozenset[CameraEvent] | None = None  # of the last frame
         self._fault = ""
         self._backoff = Backoff(first_s=1.0, most_s=60.0)
 
-    def take(self) -> bool:
+    def must_wake(self) -> bool:
         """Return whether there is an event now, or was since the last call. One other thread."""
-        if self._news.is_set():
-            self._news.clear()
+        if self._is_new.is_set():
+            self._is_new.clear()
             return True
         now = time.monotonic()
-        return any(until > now for until in self._active.values())
+        return any(state.until > now for state in self._active.values())
+
+    def until(self, arrived: float) -> tuple[CameraEvent, ...] | None:
+        """Return the events between the last call and a frame; None: the camera does not answer.
+
+        arrived  monotonic seconds at which the frame arrived, in order. One other thread
+        """
+        events = self._lasting or frozenset()
+        is_known = self._lasting is not None
+        while self._news and self._news[0].arrived <= arrived:
+            news = self._news.popleft()
+            self._lasting = news.lasting
+            events |= news.reported | (news.lasting or frozenset())
+            is_known = news.lasting is not None
+        if not events and not is_known:
+            return None
+        return tuple(event for event in _ORDER if event in events)
 
     def stop(self) -> None:
         """Let the thread end after its poll, without waiting for it. Any thread."""
@@ -177,6 +272,7 @@ class CameraEvents(threading.Thread):
             except Exception as error:  # onveef's and its HTTP client's own
                 self._note(f"{type(error).__name__}: {error}")
             self._active = {}
+            self._put(frozenset(), None)
             failures += 1
             if time.monotonic() - began > self._backoff.most_s:
                 failures = 1
@@ -203,9 +299,18 @@ class CameraEvents(threading.Thread):
 
     def _see(self, messages: Sequence[Mapping[str, Any]]) -> None:
         self._fault = ""
-        self._active, is_event = states_after(self._active, messages, time.monotonic())
-        if is_event:
-            self._news.set()
+        self._active, reported = states_after(self._active, messages, time.monotonic())
+        self._put(reported, frozenset(state.event for state in self._active.values()))
+        if reported:
+            self._is_new.set()
+
+    def _put(
+        self, reported: frozenset[CameraEvent], lasting: frozenset[CameraEvent] | None
+    ) -> None:
+        """Let the frames that arrive from now on carry these events."""
+        if reported or lasting != self._announced:
+            self._announced = lasting
+            self._news.append(_News(time.monotonic(), reported, lasting))
 
     def _note(self, fault: str) -> None:
         if fault != self._fault:

@@ -18,7 +18,13 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from framegate.pipeline.contracts.source import Form, Frames, SoundBlock, UndecodedFrame
+from framegate.pipeline.contracts.source import (
+    CameraEvent,
+    Form,
+    Frames,
+    SoundBlock,
+    UndecodedFrame,
+)
 
 _TINY: Final = 16  # pixels
 _ABORTS: Final = "yaf32"  # FFmpeg's converter ends the process for this format
@@ -186,14 +192,15 @@ class DecodedFrame:
     key_frame     it was encoded without reference to others
     sound         blocks of sound that ended with it; the source sets them
     undecoded     frames right before it that were not decoded
+    camera_events  events of the camera; the source sets them. None: unknown
 
     It keeps the decoder's buffer until it is deleted. Frames of one source share a converter: write
     them in the thread that iterates.
     """
 
     __slots__ = (
-        "_converter", "_frame", "_orientation", "arrived_mono", "captured", "form", "key_frame",
-        "nbytes", "pts", "sound", "undecoded",
+        "_converter", "_frame", "_orientation", "arrived_mono", "camera_events", "captured", "form",
+        "key_frame", "nbytes", "pts", "sound", "undecoded",
     )  # fmt: skip
 
     def __init__(
@@ -212,6 +219,7 @@ class DecodedFrame:
         self.captured = captured
         self.undecoded = undecoded
         self.sound: tuple[SoundBlock, ...] = ()
+        self.camera_events: tuple[CameraEvent, ...] | None = None
         self.key_frame = bool(frame.key_frame)
         self.form = form_of(frame, orientation)
         self.pts = frame.time

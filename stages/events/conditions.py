@@ -15,6 +15,7 @@ import numpy as np
 
 from framegate.models.geometry import Coordinates
 from framegate.pipeline.contracts.results import Object, Sounds
+from framegate.pipeline.contracts.source import CameraEvent
 from framegate.pipeline.contracts.visits import STILL_MS
 from framegate.stages.events.rulebook import Rule, Rulebook
 from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, Track
@@ -34,7 +35,7 @@ class Fact(msgspec.Struct, frozen=True):
     sighting  a network detected it in this frame
     track     track whose box is shown, the first of two
     value     value that the rule measures
-    sound     label of a sound
+    label     label of a sound, or kind of an event of the camera
     model     model that detected the sound
     """
 
@@ -42,7 +43,7 @@ class Fact(msgspec.Struct, frozen=True):
     sighting: bool
     track: Track | None = None
     value: float | None = None
-    sound: str | None = None
+    label: str | None = None
     model: str = ""
 
 
@@ -320,6 +321,8 @@ def source_holding(rule: Rule, now: Now, state: EventsState) -> Holding:
     """Return the result of a rule about the source, which is known even for a failed frame."""
     if rule.config.state == "heard":
         return _heard(rule, now, state.heard)
+    if rule.config.state == "reported":
+        return _reported(rule, now.result.camera_events)
     result = now.result
     is_true = {
         "failed": result.outcome == "failed",
@@ -365,6 +368,16 @@ def _heard(rule: Rule, now: Now, heard: LastHeard | None) -> Holding:
         return Holding(is_over=True)
     is_new = heard.is_new and heard.ms == now.ms
     return Holding([Fact((), is_new, None, scores[best], best, heard.model)])
+
+
+def _reported(rule: Rule, events: Collection[CameraEvent] | None) -> Holding:
+    """Return the result for the events that the camera reports with a frame; None: unknown."""
+    if events is None:
+        return Holding(maybe=[()])
+    reported = [label for label in rule.config.labels if label in events]
+    if not reported:
+        return Holding(is_over=True)
+    return Holding([Fact((), True, label=reported[0])])
 
 
 def _state(view: FrameView, rule: Rule) -> Holding:

@@ -108,7 +108,7 @@ def _is_unknown(stretch: Stretch, holding: Holding, present: Container[int]) -> 
 
 
 def _begun(fact: Fact, rank: int, now: Now) -> Stretch:
-    label = fact.sound
+    label = fact.label
     box = None
     if fact.track is not None:
         label = fact.track.label

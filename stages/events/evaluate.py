@@ -222,7 +222,8 @@ class RuleJudge:
                 limit_ms = rule.gap_ms
                 if is_interrupted:
                     limit_ms = max(rule.gap_ms, reconnect_ms)
-                may_end = is_interrupted or rule.config.state == "heard"  # the sound may stop
+                # The sound may stop, and the camera may stop to answer.
+                may_end = is_interrupted or rule.config.state in ("heard", "reported")
                 return may_end and now.ms - stretch.last_ms > limit_ms
             for number in stretch.subject:
                 track = tracks.get(number)

@@ -143,7 +143,7 @@ class Rulebook:
         self.lines = tuple(rule.key for rule in self.wires)
         self.sounds: set[str] = set()
         for rule in self.timed:
-            if rule.config.when == "state":
+            if rule.config.state == "heard":
                 self.sounds.update(rule.config.labels)
         self.gap_ms = max((rule.gap_ms for rule in self.rules), default=0)
         referred = {each.after.rule for each in configs.values() if each.after}

@@ -72,7 +72,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "sources.NAME.look_at_env": "ENTRANCE_SMALL_URL",
     "sources.NAME.live": True,
     "sources.NAME.decode": "lazy",
-    "sources.NAME.onvif": "http://camera.example/onvif/device_service",
+    "sources.NAME.events": "onvif",
     "store.url_env": "FRAMEGATE_STORE",
     "store.tls_ca": "store-ca.pem",
     "store.tls_cert": "framegate.pem",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from framegate.pipeline.contracts.source import (
+    CameraEvent,
     DecoderGuard,
     Form,
     Request,
@@ -34,6 +35,7 @@ class Gray:
     key_frame: bool = False
     sound: tuple[SoundBlock, ...] = ()
     undecoded: tuple[UndecodedFrame, ...] = ()
+    camera_events: tuple[CameraEvent, ...] | None = None
     form: Form = FORM
 
     @property

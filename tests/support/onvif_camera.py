@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.support.runs import DEADLINE_S
 
 ADDRESS = "10.77.0.1"
 GROUP, PORT = "239.255.255.250", 3702
+MAX_OFF_S = 60.0  # between the stamp of a request and the clock of the camera
 SOAP = "http://www.w3.org/2003/05/soap-envelope"
 PROFILES = {"one": ("main.mkv", 1600, 1200), "two": ("sub.mkv", 640, 360)}
 
@@ -82,12 +84,15 @@ class Service(BaseHTTPRequestHandler):
     address = ADDRESS
     user = password = ""
     rtsp_port = 0
+    skew_s = 0.0  # of its clock against this host's
 
     def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         found = re.search(r"Body[^>]*>\s*<(?:\w+:)?(\w+)", text)
         asked = found[1] if found else ""
         code, body = 200, self.said(asked, text)
+        if "<s:Fault" in body:
+            code = 400
         if asked not in ("GetServices", "GetSystemDateAndTime") and not self.is_known(text):
             code = 400
             body = (
@@ -109,7 +114,13 @@ class Service(BaseHTTPRequestHandler):
             found = re.search(rf"<(?:\w+:)?{name}(?:\s[^>]*)?>([^<]*)<", text)
             return found[1] if found else ""
 
-        made = base64.b64decode(of("Nonce")) + of("Created").encode() + self.password.encode()
+        created = of("Created")
+        if not created:
+            return False
+        stamp = datetime.fromisoformat(created).timestamp()
+        if abs(stamp - time.time() - self.skew_s) > MAX_OFF_S:
+            return False
+        made = base64.b64decode(of("Nonce")) + created.encode() + self.password.encode()
         digest = base64.b64encode(hashlib.sha1(made).digest()).decode()
         return (of("Username"), of("Password")) == (self.user, digest)
 
@@ -142,7 +153,7 @@ class Service(BaseHTTPRequestHandler):
                 f"{uri}</tt:Uri></trt:MediaUri></trt:GetStreamUriResponse>"
             )
         if asked == "GetSystemDateAndTime":
-            now = time.gmtime()
+            now = time.gmtime(time.time() + self.skew_s)
             return (
                 "<tds:GetSystemDateAndTimeResponse><tds:SystemDateAndTime><tt:UTCDateTime><tt:Time>"
                 f"<tt:Hour>{now.tm_hour}</tt:Hour><tt:Minute>{now.tm_min}</tt:Minute>"

@@ -366,7 +366,7 @@ class MadeFrame:
     for an unchanged picture, so any number of sources would seem to fit.
     """
 
-    pts = arrived_mono = captured = None
+    pts = arrived_mono = captured = camera_events = None
     key_frame, sound, undecoded = False, (), ()
 
     def __init__(self, form: Form, still: bool = False) -> None:

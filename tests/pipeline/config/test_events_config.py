@@ -146,7 +146,7 @@ def test_sounds_that_nobody_tells_are_refused(sound: str, fault: str, tmp_path: 
         with_events(with_sound(config, models), models)
     with pytest.raises(ConfigFaults, match=r"glass\.labels: missing; name sounds"):
         read_config("pipeline.toml", HEARD.replace('labels = ["Glass"]\n', ""))
-    with pytest.raises(ConfigFaults, match="these are sounds; set"):
+    with pytest.raises(ConfigFaults, match="these are for sounds"):
         read_config("pipeline.toml", HEARD.replace('state = "heard"', 'state = "lost"'))
 
 

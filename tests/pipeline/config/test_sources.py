@@ -187,29 +187,35 @@ def test_the_urls_of_both_streams_are_secrets(monkeypatch: pytest.MonkeyPatch) -
     assert redacted(text) == "cannot open cam.example/*** with ***"
 
 
-ONVIF = "sources.door.onvif"
-LAZY = 'url = "rtsp://cam/1"\ndecode = "lazy"'
+EVENTS = "sources.door.events"
+CAMERA = 'url = "rtsp://viewer:sword9fish@cam:8554/1"'
+
+
+@pytest.mark.parametrize(
+    ("keys", "service"),
+    [
+        (f'{CAMERA}\nevents = "onvif"', "http://cam/onvif/device_service"),
+        (f'{CAMERA}\nevents = "http://cam:8000/onvif"', "http://cam:8000/onvif"),
+        ('url = "rtsp://[fd00::7]/1"\nevents = "onvif"', "http://[fd00::7]/onvif/device_service"),
+        (CAMERA, ""),
+    ],
+)
+def test_the_service_of_events_is_at_the_host_of_the_stream(keys: str, service: str) -> None:
+    config = read_config("pipeline.toml", f"[sources.door]\n{keys}\n")
+    source = run_source("door", config.sources["door"], "config")
+    assert source_spec(config, None, source).events == service
 
 
 @pytest.mark.parametrize(
     ("keys", "fault"),
     [
-        (f'{LAZY}\nonvif = "http://cam/onvif/device_service"', ""),
-        (f'{LAZY}\nonvif = "cam"', f"{ONVIF}: must be http://HOST/onvif/device_service"),
-        (f'{LAZY}\nonvif = "http://u:p@cam/onvif"', f"{ONVIF}: has a login"),
-        (
-            'url = "a.mp4"\ndecode = "lazy"\nonvif = "http://cam/onvif"',
-            f"{ONVIF}: only a camera has events",
-        ),
-        ('url = "rtsp://cam/1"\nonvif = "http://cam/onvif"', f"{ONVIF}: its events wake a source"),
+        (f'{CAMERA}\nevents = "cam"', f'{EVENTS}: must be "onvif", or http://HOST/onvif'),
+        (f'{CAMERA}\nevents = "http://u:p@cam/onvif"', f"{EVENTS}: has a login"),
+        ('url = "a.mp4"\nevents = "onvif"', f"{EVENTS}: only a camera has events"),
+        ('url = "webcam:0"\nevents = "onvif"', f"{EVENTS}: sources.door.url has no host"),
     ],
 )
-def test_the_events_of_a_camera_are_for_lazy_decoding(keys: str, fault: str) -> None:
-    text = f"[sources.door]\n{keys}\n"
-    if not fault:
-        source = read_config("pipeline.toml", text).sources["door"]
-        assert source.onvif == "http://cam/onvif/device_service"
-        return
+def test_events_need_a_camera_of_the_network(keys: str, fault: str) -> None:
     with pytest.raises(ConfigFaults, match=fault) as caught:
-        read_config("pipeline.toml", text)
+        read_config("pipeline.toml", f"[sources.door]\n{keys}\n")
     assert "u:p" not in str(caught.value)

@@ -40,6 +40,7 @@ class Picture:
 
     pts = arrived_mono = captured = None
     key_frame = True
+    camera_events = None
     sound: tuple[SoundBlock, ...] = ()
     form, nbytes = FORM, FORM.nbytes
 

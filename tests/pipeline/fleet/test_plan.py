@@ -127,8 +127,8 @@ def test_cameras_whose_path_the_store_shows_are_named() -> None:
             "sources.x.url: has a secret, which the store would show to all of its readers",
         ),
         (
-            '[slots.a]\n[sources.x]\nurl_env = "X"\nonvif = "http://u:pass@h/onvif"',
-            "sources.x.onvif: has a secret, which the store would show to all of its readers; "
+            '[slots.a]\n[sources.x]\nurl_env = "X"\nevents = "http://u:pass@h/onvif"',
+            "sources.x.events: has a secret, which the store would show to all of its readers; "
             "remove its login",
         ),
         ('[slots.a]\n[sources.x]\nurl = "clip.mp4"', "must be an absolute path on storage"),

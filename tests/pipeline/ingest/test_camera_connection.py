@@ -20,6 +20,7 @@ from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.source import (
     SOUND_MOST_S,
     SOUND_RATE,
+    CameraEvent,
     DecoderGuard,
     Form,
     SoundBlock,
@@ -66,6 +67,7 @@ class Picture:
     arrived_mono: float | None = None
     sound: tuple[SoundBlock, ...] = ()
     undecoded: tuple[UndecodedFrame, ...] = ()
+    camera_events: tuple[CameraEvent, ...] | None = None
     captured, key_frame = None, False
 
     @property

@@ -172,6 +172,7 @@ def test_an_epoch_is_asked_for_before_the_first_frame(wake: int) -> None:
         pts = arrived_mono = captured = None
         key_frame, sound, form, nbytes = True, (), FORM, 0
         undecoded = ()
+        camera_events = None
 
         def write(self, slot: memoryview) -> None:
             """No pixels."""
@@ -195,6 +196,7 @@ class Shown:
     pts = arrived_mono = captured = None
     key_frame = False
     undecoded: tuple[UndecodedFrame, ...] = ()
+    camera_events = None
     sound: tuple[SoundBlock, ...] = ()
     form, nbytes = FORM, FORM.nbytes
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from framegate.pipeline.contracts.source import (
     SOUND_MOST_S,
     SOUND_RATE,
+    CameraEvent,
     Form,
     SoundBlock,
     UndecodedFrame,
@@ -40,6 +41,7 @@ class Waiting:
     arrived_mono: float | None = None
     sound: tuple[SoundBlock, ...] = ()
     undecoded: tuple[UndecodedFrame, ...] = ()
+    camera_events: tuple[CameraEvent, ...] | None = None
     captured, key_frame = None, False
 
     @property
@@ -287,6 +289,19 @@ def test_a_dropped_frame_takes_those_that_were_not_decoded_with_it() -> None:
     queue.put(Waiting(1), CALM_S + 2 * MAX_WAIT_S)
     taken = queue.take()
     assert (taken.frame.number, taken.dropped) == (1, 3)
+
+
+def test_the_camera_events_of_dropped_frames_are_those_of_the_next() -> None:
+    queue = connected()
+    first, second = Waiting(0), Waiting(1)
+    first.undecoded = (UndecodedFrame(0.1, None, camera_events=("line",)),)
+    first.camera_events = ("motion",)
+    second.camera_events = ()
+    queue.put(first, CALM_S)
+    queue.put(second, CALM_S + 2 * MAX_WAIT_S)
+    assert queue.take().camera_events == ("line", "motion")
+    queue.put(Waiting(2), CALM_S + 3 * MAX_WAIT_S)
+    assert queue.take().camera_events is None
 
 
 def test_a_woken_group_that_the_pipeline_takes_in_seconds_loses_nothing() -> None:

@@ -18,13 +18,15 @@ from framegate.stages.decode.camera_events import (
     CameraEvents,
     Login,
     Refusals,
+    _client,
+    _subscription,
     refusals,
     states_after,
 )
 from framegate.stages.decode.options import DecodeOptions
 from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
-from tests.support.cameras.onvif_events import EventService, RefusingService, notification
+from tests.support.cameras.onvif_events import EventService, RefusingService
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.runs import DEADLINE_S, wait_until
 
@@ -42,39 +44,107 @@ def message(topic: str, data: dict[str, str], operation: str = "Changed") -> dic
 
 
 @pytest.mark.parametrize(
-    ("topic", "data", "operation", "is_event"),
+    ("topic", "data", "operation", "event"),
     [
-        (MOTION, {"IsMotion": "true"}, "Changed", True),
-        (MOTION, {"IsMotion": "1"}, "Initialized", True),
-        (MOTION, {"IsMotion": "false"}, "Changed", False),
-        ("tns1:VideoSource/MotionAlarm", {"State": "True"}, "Changed", True),
-        (CROSSED, {"ObjectId": "1"}, "Changed", True),
-        (CROSSED, {"ObjectId": "1"}, "", True),
-        (CROSSED, {"ObjectId": "1"}, "Initialized", False),
-        ("tns1:Device/HardwareFailure/StorageFailure", {"Failed": "true"}, "Changed", False),
-        ("tns1:VideoSource/ImageTooDark", {"State": "true"}, "Changed", False),
-        ("", {}, "", False),
+        (MOTION, {"IsMotion": "true"}, "Changed", "motion"),
+        (MOTION, {"IsMotion": "1"}, "Initialized", "motion"),
+        (MOTION, {"IsMotion": "false"}, "Changed", None),
+        ("tns1:VideoSource/MotionAlarm", {"State": "True"}, "Changed", "motion"),
+        ("tns1:VideoSource/GlobalSceneChange/ImagingService", {"State": "1"}, "Changed", "tamper"),
+        (CROSSED, {"ObjectId": "1"}, "Changed", "line"),
+        (CROSSED, {"ObjectId": "1"}, "", "line"),
+        (CROSSED, {"ObjectId": "1"}, "Initialized", None),
+        ("tns1:Device/HardwareFailure/StorageFailure", {"Failed": "true"}, "Changed", None),
+        ("tns1:VideoSource/ImageTooDark", {"State": "true"}, "Changed", None),
+        ("", {}, "", None),
     ],
 )
 def test_events_of_what_the_camera_sees_count(
-    topic: str, data: dict[str, str], operation: str, is_event: bool
+    topic: str, data: dict[str, str], operation: str, event: str | None
 ) -> None:
-    assert states_after({}, [message(topic, data, operation)], 5.0)[1] is is_event
+    reported = states_after({}, [message(topic, data, operation)], 5.0)[1]
+    assert reported == frozenset([event] if event else [])
+
+
+# Topics and data as cameras of these makers send them (reported to Home Assistant, and recorded by
+# the library axis).
+@pytest.mark.parametrize(
+    ("topic", "data", "event"),
+    [
+        ("tns1:RuleEngine/CellMotionDetector/People", {"IsPeople": "true"}, "person"),  # Tapo
+        ("tns1:RuleEngine/PeopleDetector/People", {"IsPeople": "true"}, "person"),
+        ("tns1:RuleEngine/TPSmartEventDetector/TPSmartEvent", {"IsVehicle": "true"}, "vehicle"),
+        ("tns1:RuleEngine/CellMotionDetector/TpSmartEvent", {"IsPet": "true"}, "animal"),
+        ("tns1:RuleEngine/CellMotionDetector/LineCross", {"IsLineCross": "true"}, "line"),
+        ("tns1:RuleEngine/CellMotionDetector/Intrusion", {"IsIntrusion": "true"}, "area"),
+        ("tns1:RuleEngine/CellMotionDetector/Tamper", {"IsTamper": "true"}, "tamper"),
+        ("tns1:RuleEngine/MyRuleDetector/PeopleDetect", {"State": "true"}, "person"),  # Reolink
+        ("tns1:RuleEngine/MyRuleDetector/VehicleDetect", {"State": "true"}, "vehicle"),
+        ("tns1:RuleEngine/MyRuleDetector/DogCatDetect", {"State": "true"}, "animal"),
+        ("tns1:RuleEngine/MyRuleDetector/FaceDetect", {"State": "true"}, "other"),
+        ("tns1:RuleEngine/FieldDetector/ObjectsInside", {"IsInside": "true"}, "area"),  # Hikvision
+        ("tns1:RuleEngine/TamperDetector/Tamper", {"IsTamper": "true"}, "tamper"),
+        ("tns1:RuleEngine/MotionRegionDetector/Motion", {"State": "1"}, "motion"),
+        ("tnsaxis:CameraApplicationPlatform/VMD/Camera1Profile1", {"active": "1"}, "motion"),
+        ("tnsaxis:CameraApplicationPlatform/FenceGuard/Camera1Profile1", {"active": "1"}, "area"),
+        (
+            "tnsaxis:CameraApplicationPlatform/ObjectAnalytics/Device1Scenario1",
+            {"active": "1", "classTypes": "human"},
+            "person",
+        ),
+    ],
+)
+def test_the_kind_of_an_event(topic: str, data: dict[str, str], event: str) -> None:
+    active, reported = states_after({}, [message(topic, data)], 5.0)
+    assert reported == {event}
+    assert [state.event for state in active.values()] == [event]
+
+
+def test_states_of_one_topic_end_apart() -> None:
+    topic = "tns1:RuleEngine/TPSmartEventDetector/TPSmartEvent"
+    active, _ = states_after({}, [message(topic, {"IsPeople": "true"})], 5.0)
+    active, _ = states_after(active, [message(topic, {"IsVehicle": "true"})], 5.0)
+    active, _ = states_after(active, [message(topic, {"IsPeople": "false"})], 5.0)
+    assert [state.event for state in active.values()] == ["vehicle"]
 
 
 def test_a_state_lasts_until_it_ends_or_is_too_old() -> None:
     on = message(MOTION, {"IsMotion": "true"})
     active, _ = states_after({}, [on, message(CROSSED, {"ObjectId": "1"})], 5.0)
-    assert list(active.values()) == [5.0 + ACTIVE_S]  # a moment has no state
-    assert states_after(active, [], 6.0) == (active, False)
-    assert states_after(active, [message(MOTION, {"IsMotion": "false"})], 6.0) == ({}, False)
-    assert states_after(active, [message(MOTION, {}, "Deleted")], 6.0) == ({}, False)
-    assert states_after(active, [], 5.0 + ACTIVE_S) == ({}, False)
+    none = frozenset[str]()
+    assert list(active.values()) == [("motion", 5.0 + ACTIVE_S)]  # a moment has no state
+    assert states_after(active, [], 6.0) == (active, none)
+    assert states_after(active, [message(MOTION, {"IsMotion": "false"})], 6.0) == ({}, none)
+    assert states_after(active, [message(MOTION, {}, "Deleted")], 6.0) == ({}, none)
+    assert states_after(active, [], 5.0 + ACTIVE_S) == ({}, none)
 
 
 def test_a_camera_with_many_states_fills_no_memory() -> None:
     many = [message(f"{MOTION}{number}", {"IsMotion": "true"}) for number in range(1000)]
     assert len(states_after({}, many, 0.0)[0]) < 100
+
+
+def test_a_frame_carries_the_events_that_arrived_before_it() -> None:
+    events = CameraEvents("yard", "http://127.0.0.1/onvif", STREAM)
+    assert events.until(time.monotonic()) is None  # the camera did not answer so far
+    events._see([])
+    assert events.until(time.monotonic()) == ()
+    before = time.monotonic()
+    events._see([message(MOTION, {"IsMotion": "true"}), message(CROSSED, {"ObjectId": "1"})])
+    assert events.until(before) == ()
+    assert events.until(time.monotonic()) == ("motion", "line")
+    assert events.until(time.monotonic()) == ("motion",)
+    events._see([message(MOTION, {"IsMotion": "false"})])
+    assert events.until(time.monotonic()) == ("motion",)  # it lasted until between the frames
+    assert events.until(time.monotonic()) == ()
+
+
+def test_events_that_no_frame_carries_fill_no_memory() -> None:
+    events = CameraEvents("yard", "http://127.0.0.1/onvif", STREAM)
+    for _ in range(10_000):
+        events._see([message(CROSSED, {"ObjectId": "1"})])
+    assert len(events._news) < 1000
+    assert events.until(time.monotonic()) == ("line",)
 
 
 @pytest.fixture
@@ -86,18 +156,63 @@ def service() -> Iterator[EventService]:
 def test_the_state_of_a_camera_is_known_while_it_lasts(service: EventService) -> None:
     events = CameraEvents("yard", service.url, STREAM)
     events.start()
-    assert not events.take()
-    service.send(notification(MOTION, {"IsMotion": "true"}))
-    wait_until("motion begins", events.take)
-    assert events.take()
-    service.send(notification(MOTION, {"IsMotion": "false"}))
-    wait_until("motion ends", lambda: not events.take())
-    service.send(notification(CROSSED, {"ObjectId": "7"}))
-    wait_until("a line is crossed", events.take)
-    assert not events.take()
+    assert not events.must_wake()
+    service.send(MOTION, {"IsMotion": "true"})
+    wait_until("motion begins", events.must_wake)
+    assert events.must_wake()
+    service.send(MOTION, {"IsMotion": "false"})
+    wait_until("motion ends", lambda: not events.must_wake())
+    service.send(CROSSED, {"ObjectId": "7"})
+    wait_until("a line is crossed", events.must_wake)
+    assert not events.must_wake()
     events.stop()
     events.join(DEADLINE_S)
     assert not events.is_alive()
+
+
+def test_a_subscription_that_ends_is_made_again(service: EventService) -> None:
+    """As when the camera starts again: the new subscription begins with the states that are on."""
+    events = CameraEvents("yard", service.url, STREAM)
+    events.start()
+    assert service.has_subscriber.wait(DEADLINE_S)
+    service.forget()
+    service.send(MOTION, {"IsMotion": "true"})
+    wait_until("the state is known", lambda: events.until(time.monotonic()) == ("motion",))
+    assert service.n_subscribed == 2
+    events.stop()
+    events.join(DEADLINE_S)
+    assert not service.subscriptions  # it unsubscribed
+
+
+def test_a_subscription_is_renewed(service: EventService) -> None:
+    login = Login(service.url, *LOGIN)
+    with _client(login) as client, _subscription(client) as subscription:
+        subscription.renew()
+        subscription.pull()
+    assert (service.n_subscribed, service.n_renewed) == (1, 1)
+
+
+def test_the_clock_of_a_camera_may_be_wrong() -> None:
+    """The digest of a login has the time of the camera, which refuses others."""
+    with closing(EventService(*LOGIN, skew_s=86_400.0)) as service:
+        events = CameraEvents("yard", service.url, STREAM)
+        events.start()
+        wait_until("it answers", lambda: events.until(time.monotonic()) is not None)
+        service.send(CROSSED, {"ObjectId": "7"})
+        wait_until("a line is crossed", lambda: events.until(time.monotonic()) == ("line",))
+        events.stop()
+        events.join(DEADLINE_S)
+
+
+def test_the_events_of_a_camera_that_does_not_answer_any_more_are_unknown() -> None:
+    with closing(EventService(*LOGIN)) as service:
+        events = CameraEvents("yard", service.url, STREAM)
+        events.start()
+        service.send(MOTION, {"IsMotion": "true"})
+        wait_until("it answers", lambda: events.until(time.monotonic()) is not None)
+    wait_until("it is unknown", lambda: events.until(time.monotonic()) is None)
+    events.stop()
+    events.join(DEADLINE_S)
 
 
 def test_a_camera_that_refuses_the_login_gives_no_events(
@@ -109,7 +224,7 @@ def test_a_camera_that_refuses_the_login_gives_no_events(
     assert "source yard: " in caplog.text
     assert "refuses the login" in caplog.text
     assert not service.has_subscriber.is_set()
-    assert not events.take()
+    assert not events.must_wake()
     assert "wrong" not in caplog.text
     events.stop()
     events.join(DEADLINE_S)
@@ -186,14 +301,14 @@ def test_an_event_of_the_camera_wakes_it(tmp_path: Path, service: EventService) 
     clip = write_room(tmp_path / "yard.mp4", "h264", seconds=60)
     with closing(Background()) as background, closing(ToolkitCamera(background, tmp_path)) as kit:
         place = f"rtsp://{LOGIN[0]}:sword%2Ffish@127.0.0.1:{kit.port}/{kit.path(clip.name)}"
-        request = Request(place, live=True, decode="lazy", onvif=service.url)
+        request = Request(place, live=True, decode="lazy", events=service.url)
         source = CameraSource(request, DecodeOptions(audited=0.0))
         is_calm = False
         for frame in source:
             if frame is not None and frame.undecoded and not is_calm:
                 is_calm = True
                 assert "lazy:woken:event" not in source.counts
-                service.send(notification(MOTION, {"IsMotion": "true"}))
+                service.send(MOTION, {"IsMotion": "true"})
             if "lazy:woken:event" in source.counts:
                 break
         source.close()
