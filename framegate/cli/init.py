@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import repeat
 from pathlib import Path
@@ -21,8 +20,10 @@ from framegate.cli.console.arguments import typed_url
 from framegate.cli.console.terminal import Person
 from framegate.cli.help import ending
 from framegate.cli.setup.capacity import Capacity, MadeFrame, open_measuring
-from framegate.cli.setup.config_file import Camera, write
+from framegate.cli.setup.config_file import Camera, Imported, Secrets, free_name, write
 from framegate.cli.setup.detectors import choose, chosen_lines
+from framegate.cli.setup.frigate_file import FrigateFile, read_frigate
+from framegate.cli.setup.frigate_tables import PictureSizes, tables_of
 from framegate.cli.setup.onvif import DiscoveredCamera, find_cameras, installed
 from framegate.cli.setup.probes import LARGE_PIXELS, decoder_of, described, request_of
 from framegate.pipeline.config.config import (
@@ -58,6 +59,7 @@ def register(commands: Any) -> None:
             "framegate init",
             "framegate init entrance=rtsp://camera.example/stream yard=env:YARD_URL",
             "framegate init --discover --user viewer",
+            "framegate init --frigate config.yml",
             page="cameras",
         ),
     )
@@ -76,6 +78,13 @@ def register(commands: Any) -> None:
         "--discover",
         action="store_true",
         help="find ONVIF cameras on this network (needs the package onveef)",
+    )
+    command.add_argument(
+        "--frigate",
+        type=Path,
+        metavar="FILE",
+        help="take over the cameras, zones, masks, objects and recordings of a configuration of "
+        "Frigate, and list what was left out (needs the package pyyaml)",
     )
     command.add_argument(
         "--user",
@@ -112,6 +121,8 @@ def _init(parsed: argparse.Namespace) -> Exit:
 
 def _make(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
     config = read_config(DEFAULTS, "")
+    if parsed.frigate is not None:
+        return _take_over(file, parsed, config, person)
     cameras = named_cameras(parsed.cameras)
     if person.is_there:
         steps = "asks for your cameras, connects to each"
@@ -131,11 +142,58 @@ def _make(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
     probe_all(unseen, config)
     for camera in unseen:
         _settle(camera, config, person)
+    exit_code = _measure(cameras, config)
+    write(file, cameras)
+    return exit_code
+
+
+def _measure(cameras: Sequence[Camera], config: Config) -> Exit:
+    """Choose the detectors and frame rates of the cameras that answered."""
     if answering := [camera for camera in cameras if camera.probe is not None]:
         print("Measuring how many cameras this machine can process ...", flush=True)
         choose_detectors(answering, config, fit(answering, config))
-    write(file, cameras)
     return Exit.DONE if len(answering) == len(cameras) else Exit.SOURCE_FAILED
+
+
+def _take_over(file: Path, parsed: argparse.Namespace, config: Config, person: Person) -> Exit:
+    """Write the cameras and settings of a Frigate configuration, and print what was left out."""
+    if parsed.cameras or parsed.discover:
+        raise ConfigFaults(["--frigate names the cameras; leave out --discover and other cameras"])
+    frigate = read_frigate(parsed.frigate, os.environ)
+    cameras = []
+    for each in frigate.cameras:
+        cameras.append(Camera(each.name, each.url, small=each.small, records=each.records))
+    probe_all(cameras, config)
+    for camera in cameras:
+        _print_answer(camera)
+        _log_in(camera, config, person)
+        if camera.small and camera.probe is not None:
+            try:
+                camera.small_probe = _probed(camera.small, config)
+            except SourceFault as fault:
+                print(redacted(f"{camera.name}: its smaller stream: {fault}"))
+    exit_code = _measure(cameras, config)
+    write(file, cameras, lambda secrets: _imported(frigate, cameras, secrets))
+    if left := frigate.left():
+        print(f"\nNot taken over from {parsed.frigate}:")
+        for reason, keys in left.items():
+            text = f"{', '.join(keys)}: {reason}"
+            print(fill(text, _COLUMNS, initial_indent="  ", subsequent_indent="    "))
+    return exit_code
+
+
+def _imported(frigate: FrigateFile, cameras: Sequence[Camera], secrets: Secrets) -> Imported:
+    sizes = {}
+    for camera in cameras:
+        if camera.probe is not None:
+            large = (camera.probe.width, camera.probe.height)
+            sizes[camera.name] = PictureSizes(
+                large, (camera.looked_at.width, camera.looked_at.height)
+            )
+    broker = ""
+    if url := frigate.broker():
+        broker = secrets.key("mqtt", url)
+    return tables_of(frigate, sizes, broker)
 
 
 # -- Asking.
@@ -226,19 +284,6 @@ def _of_onvif(discovered: DiscoveredCamera, user: str, password: str, taken: set
     if discovered.small:
         camera.small = with_login(discovered.small, user, password)
     return camera
-
-
-def free_name(text: str, taken: Iterable[str]) -> str:
-    """Return a source's name that is made from a camera's name and is not taken."""
-    base = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:28] or "camera"
-    if not base[0].isalpha():
-        base = f"camera_{base}"[:28]
-    name = base
-    number = 2
-    while name in taken:
-        name = f"{base}_{number}"
-        number += 1
-    return name
 
 
 def with_login(url: str, user: str, password: str) -> str:

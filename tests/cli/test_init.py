@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 from framegate.cli import init
-from framegate.cli.init import free_name, with_login
+from framegate.cli.init import with_login
 from framegate.cli.main import main
-from framegate.cli.setup.config_file import Camera, Secrets, written
+from framegate.cli.setup.config_file import Camera, Secrets, free_name, written
 from framegate.cli.setup.onvif import OnvifStream, chosen
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.read_options import variables_in

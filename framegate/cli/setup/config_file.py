@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from framegate.cli.config import SCHEMA_FILE, schema_text
 from framegate.cli.console.terminal import counted
@@ -55,6 +56,22 @@ class Camera:
         return self.small_probe or self.probe
 
 
+class Imported(NamedTuple):
+    """Settings from the configuration of another system, beside its cameras.
+
+    classes  for [stages.detect]; empty: the default ones
+    record   lines of [record]
+    tables   lines of further tables
+    """
+
+    classes: tuple[str, ...] = ()
+    record: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+NOTHING: Final = Imported()
+
+
 class Secrets:
     """Variables for URLs that a configuration must not show, and the file of these variables.
 
@@ -95,7 +112,20 @@ class Secrets:
             _write_file(self.file, os.O_APPEND | os.O_CREAT, "".join(lines), 0o600)
 
 
-def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
+def free_name(text: str, taken: Iterable[str]) -> str:
+    """Return a name that is made from another system's name and is not taken."""
+    base = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:28] or "camera"
+    if not base[0].isalpha():
+        base = f"camera_{base}"[:28]
+    name = base
+    number = 2
+    while name in taken:
+        name = f"{base}_{number}"
+        number += 1
+    return name
+
+
+def written(cameras: Sequence[Camera], secrets: Secrets, imported: Imported = NOTHING) -> str:
     """Return the text of the configuration; adds URLs with passwords to `secrets`."""
     parts = [
         f"#:schema ./{SCHEMA_FILE}",
@@ -107,11 +137,11 @@ def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
         parts += ["", f"[sources.{camera.name}]", *_lines(camera, secrets)]
     parts += [
         "",
-        *_record_lines(cameras),
+        *_record_lines(cameras, imported.record),
         *_detector_lines(cameras),
-        "# Classes to detect, instead of the default ones:",
-        '# classes = ["person", "car"]',
+        *_class_lines(imported.classes),
         "",
+        *imported.tables,
         "# The last 100000 results of each camera are kept; to keep a week instead:",
         "# [store]",
         "# results_age_s = 604800.0",
@@ -153,27 +183,43 @@ def _lines(camera: Camera, secrets: Secrets) -> list[str]:
             f"frames = {{ max_fps = {camera.max_fps:g} }}  # as much as this machine can process"
         )
     if camera.small:
-        lines.append(f"# {described(camera.small_probe)}")
+        if camera.small_probe is not None:
+            lines.append(f"# {described(camera.small_probe)}")
         lines.append(secrets.key(f"{camera.name}_small", camera.small, "look_at"))
     return lines
 
 
-def _record_lines(cameras: Sequence[Camera]) -> list[str]:
-    """Return the table that records the cameras with two streams; a comment if no user agreed."""
+def _record_lines(cameras: Sequence[Camera], more: Sequence[str]) -> list[str]:
+    """Return the table that records the cameras that the user chose; a comment for the others with
+    two streams if none was chosen.
+    """
+    names = [camera.name for camera in cameras if camera.records]
+    if names:
+        return ["[record]", f"sources = {json.dumps(names)}", *more, ""]
     names = [camera.name for camera in cameras if camera.small]
     if not names:
         return []
-    lines = ["[record]", f"sources = {json.dumps(names)}"]
-    if not any(camera.records for camera in cameras):
-        lines = [f"# {line}" for line in lines]
-        lines.insert(0, "# To record the streams of url:")
-    return [*lines, ""]
+    lines = ["# To record the streams of url:", "# [record]"]
+    return [*lines, f"# sources = {json.dumps(names)}", ""]
 
 
-def write(file: Path, cameras: Sequence[Camera]) -> None:
-    """Write the file, its schema, and the variables."""
+def _class_lines(classes: Sequence[str]) -> list[str]:
+    if classes:
+        return [f"classes = {json.dumps(classes)}"]
+    return ["# Classes to detect, instead of the default ones:", '# classes = ["person", "car"]']
+
+
+def write(
+    file: Path,
+    cameras: Sequence[Camera],
+    imports: Callable[[Secrets], Imported] = lambda _secrets: NOTHING,
+) -> None:
+    """Write the file, its schema, and the variables. ConfigFaults: then nothing is written.
+
+    imports  returns what is written beside the cameras; it may add URLs with passwords
+    """
     secrets = Secrets(file.parent / SECRETS, _variables(file.parent / SECRETS))
-    text = written(cameras, secrets)
+    text = written(cameras, secrets, imports(secrets))
     os.environ.update(secrets.new)
     config = read_config(str(file), text)  # checked before anything is written
     secrets.write()
