@@ -31,12 +31,11 @@ from framegate.cli.setup.capacity import (
 )
 from framegate.cli.setup.detectors import detector_lines
 from framegate.cli.setup.probes import (
-    advice_on,
     decoder_of,
     described,
     pair_doubts,
+    remarks_on,
     request_of,
-    silence_of,
     small_request,
     sounds,
 )
@@ -279,10 +278,11 @@ def _check_sources(
                 recorded[name] = large
                 for doubt in pair_doubts(config, name, large, probe):
                     report.warn("sources", f"{name}: {doubt}")
-            if advice := advice_on(probe):
-                report.say("sources", f"{name}: {advice}")
-            if not_heard := silence_of(config, name, probe):
-                report.warn("sources", f"{name}: {not_heard}")
+            for remark in remarks_on(config, name, request, probe):
+                write = report.say
+                if remark.is_doubt:
+                    write = report.warn
+                write("sources", f"{name}: {remark.text}")
     return decoded, recorded
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from urllib.parse import unquote, urlsplit
 
+from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.contracts.source import CameraEvent
 from framegate.pipeline.system.retry import Backoff
@@ -44,6 +45,9 @@ _TOPICS: Final = (
     "VideoSource/MotionAlarm",
     "VideoSource/GlobalSceneChange",
     "CameraApplicationPlatform/",
+)
+_REFUSED_LOGIN: Final = (
+    "the camera refuses the login of the stream. Add this user to its ONVIF users"
 )
 _STATES: Final = {"true": True, "1": True, "false": False, "0": False}
 # Words of a topic or of the names of its data, and the kind that they show. The first one decides:
@@ -202,6 +206,43 @@ class _LoginRefused(Exception):
     """The camera refused the login before it answered a poll."""
 
 
+def login_of(service: str, stream: str) -> Login:
+    """Return the login at an ONVIF service, which is that of a stream. Both are URLs."""
+    parts = urlsplit(stream)
+    return Login(service, unquote(parts.username or ""), unquote(parts.password or ""))
+
+
+def topics_of(login: Login) -> dict[str, CameraEvent | None]:
+    """Return the topics that a camera offers, with the kind of each; None: it does not count.
+
+    EventsUnavailable: the camera does not answer, or it refuses the login.
+    """
+    from onveef.exceptions import OnvifAuthError
+
+    try:
+        with _client(login) as client:
+            _discover(client)
+            topics = client.events_get_event_properties().get("topics", [])
+    except OnvifAuthError as error:
+        raise EventsUnavailable(_REFUSED_LOGIN) from error
+    except Exception as error:  # onveef's and its HTTP client's own
+        place = shown(login.service, True)
+        raise EventsUnavailable(
+            f"{place} does not answer ({type(error).__name__}: {redacted(str(error))}); if the "
+            "ONVIF service of the camera has another port, set events to its URL (docs/cameras.md)"
+        ) from error
+    kinds: dict[str, CameraEvent | None] = {}
+    for topic in map(_topic, topics):
+        kinds[topic] = None
+        if topic.startswith(_TOPICS):
+            kinds[topic] = kind_of(topic, {})
+    return kinds
+
+
+class EventsUnavailable(FramegateError):
+    """The events of a camera cannot be followed. The message states the reason and a remedy."""
+
+
 class CameraEvents(threading.Thread):
     """Listens to the events of a camera until `stop`; it tries again forever, with backoff."""
 
@@ -213,9 +254,8 @@ class CameraEvents(threading.Thread):
         stream   URL of a stream of the camera, whose login is used. It is sent as a digest
         """
         super().__init__(name="camera-events", daemon=True)
-        parts = urlsplit(stream)
         self._source = source
-        self._login = Login(service, unquote(parts.username or ""), unquote(parts.password or ""))
+        self._login = login_of(service, stream)
         self._stopping = threading.Event()
         self._is_new = threading.Event()
         self._active: ActiveStates = {}
@@ -265,9 +305,8 @@ class CameraEvents(threading.Thread):
             except _LoginRefused:
                 delay_s = refusals.add(self._login, time.monotonic(), random.random())
                 self._note(
-                    "the camera refuses the login of the stream. Add this user to its ONVIF users, "
-                    f"and start the source again; else the next attempt is in {delay_s / 60:.0f} "
-                    "min, because attempts may lock the account"
+                    f"{_REFUSED_LOGIN}, and start the source again; else the next attempt is in "
+                    f"{delay_s / 60:.0f} min, because attempts may lock the account"
                 )
             except Exception as error:  # onveef's and its HTTP client's own
                 self._note(f"{type(error).__name__}: {error}")
@@ -322,13 +361,19 @@ class CameraEvents(threading.Thread):
 
 def _subscription(client: OnvifClient) -> PullPointSubscription:
     """Subscribe to the events of a camera."""
+    _discover(client)
+    return client.pull_point(timeout=_POLL, message_limit=_MOST_MESSAGES)
+
+
+def _discover(client: OnvifClient) -> None:
+    """Ask the camera for its services.
+
+    onveef would do so itself, and report each failure as a camera without events.
+    """
     from onveef import OnvifEndpoint
 
-    # `pull_point` would discover the services itself, and report each failure as a camera without
-    # events.
     services = client.discover_services()
     client.set_endpoint(OnvifEndpoint(client.endpoint.device_xaddr, services))
-    return client.pull_point(timeout=_POLL, message_limit=_MOST_MESSAGES)
 
 
 def _client(login: Login) -> OnvifClient:

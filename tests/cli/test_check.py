@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from framegate.cli import doctor
 from framegate.cli.check import Report, check, promise_costs
 from framegate.cli.main import main
 from framegate.cli.setup.capacity import Capacity, Heavy, MadeFrame
-from framegate.cli.setup.probes import pair_doubts
+from framegate.cli.setup.probes import event_remarks, pair_doubts, request_of
 from framegate.pipeline.config.by_source import PrivacyConfig, RecordConfig
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.contracts.errors import Exit, FrameStoreFull
@@ -28,6 +29,7 @@ from framegate.pipeline.run.source_forms import run_source, source_spec
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.decode.file import Probe
+from tests.support.cameras.onvif_events import EventService
 from tests.support.footage import Track, steady, write_scene, write_sounding
 from tests.support.servers import server
 from tests.support.user_stages import Sized
@@ -469,3 +471,48 @@ def test_a_source_that_is_to_be_heard_and_has_no_sound_is_told(
     config = read_config("it", f'{text}[sound]\nsources = true\nlabels = ["Glas"]\n')
     assert check(config) == Exit.USAGE
     assert "'Glas': there is no such label; did you mean Glass?" in capsys.readouterr().out
+
+
+CAMERA_RULE = """
+[sources.yard]
+url = "rtsp://viewer:{password}@127.0.0.1/stream"
+events = "{service}"
+[events.rules.camera]
+when = "state"
+state = "reported"
+labels = ["person", "tamper"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("password", "remarks"),
+    [
+        (
+            "sword9fish",
+            [
+                "events of the camera: motion (RuleEngine/CellMotionDetector/Motion), "
+                "person (RuleEngine/CellMotionDetector/People), line (RuleEngine/LineDetector/"
+                "Crossed); 1 other topics do not count",
+                "events.rules.camera: the camera offers no topic for tamper",
+            ],
+        ),
+        (
+            "wrong9sword",
+            [
+                "events: the camera refuses the login of the stream. Add this user to its ONVIF "
+                "users"
+            ],
+        ),
+    ],
+)
+def test_the_events_that_a_camera_offers(password: str, remarks: list[str]) -> None:
+    with closing(EventService("viewer", "sword9fish")) as service:
+        text = CAMERA_RULE.format(password=password, service=service.url)
+        config = read_config("it", text)
+        request = request_of(config, "yard", config.sources["yard"])
+        found = list(event_remarks(config, "yard", request))
+    assert [remark.text for remark in found] == remarks
+    [remark] = event_remarks(config, "yard", request)  # the service is closed
+    assert remark.is_doubt
+    assert "does not answer" in remark.text
+    assert "has another port, set events to its URL" in remark.text

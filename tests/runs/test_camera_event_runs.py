@@ -28,6 +28,7 @@ listen = "off"
 when = "state"
 state = "reported"
 labels = ["motion"]
+until_s = 0
 """
 
 

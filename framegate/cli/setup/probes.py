@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import structs
 
@@ -12,6 +12,7 @@ from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.run.source_forms import run_source, source_spec
 from framegate.pipeline.system.loading import load, options_of
+from framegate.stages.decode.camera_events import EventsUnavailable, login_of, topics_of
 
 LARGE_PIXELS: Final = 1280 * 720  # a picture above this costs much to decode
 SAME_SHAPE: Final = 0.03  # part by which the aspect ratios of a camera's streams may differ
@@ -34,22 +35,57 @@ def small_request(request: Request) -> Request:
     return structs.replace(request, url=request.look_at, look_at="")
 
 
-def advice_on(probe: Any) -> str | None:
-    """Return advice about a large picture, which the detector only reads scaled down; else None."""
-    if not probe.live or probe.width * probe.height <= LARGE_PIXELS:
-        return None
-    return (
-        f"advice: {probe.width}x{probe.height} costs much to decode; if the camera has a smaller "
-        "stream, look at that one and record this one: look_at"
-    )
+class Remark(NamedTuple):
+    """A line about a source. is_doubt: it may be a mistake"""
+
+    text: str
+    is_doubt: bool = False
 
 
-def silence_of(config: Config, name: str, probe: Any) -> str | None:
-    """Return why a source that `[sound]` names will not be heard; None if it will."""
-    named = not isinstance(config.sound.sources, bool) and name in config.sound.sources
-    if not named or sounds(probe):
-        return None
-    return "sound.sources names it, but it has no sound track that can be decoded"
+def remarks_on(config: Config, name: str, request: Request, probe: Any) -> Iterator[Remark]:
+    """Yield remarks on a source that was opened: its picture, its sound, the camera's events."""
+    if probe.live and probe.width * probe.height > LARGE_PIXELS:
+        # The detector only reads the picture scaled down.
+        yield Remark(
+            f"advice: {probe.width}x{probe.height} costs much to decode; if the camera has a "
+            "smaller stream, look at that one and record this one: look_at"
+        )
+    is_named = not isinstance(config.sound.sources, bool) and name in config.sound.sources
+    if is_named and not sounds(probe):
+        yield Remark("sound.sources names it, but it has no sound track that can be decoded", True)
+    if request.events:
+        yield from event_remarks(config, name, request)
+
+
+def event_remarks(config: Config, name: str, request: Request) -> Iterator[Remark]:
+    """Ask a camera for the events that it offers; yield them, or the reason for none."""
+    try:
+        topics = topics_of(login_of(request.events, request.url))
+    except EventsUnavailable as error:
+        yield Remark(f"events: {error}", True)
+        return
+    kinds: dict[str, list[str]] = {}
+    for topic, kind in topics.items():
+        if kind is not None:
+            kinds.setdefault(kind, []).append(topic)
+    ignored = sum(kind is None for kind in topics.values())
+    if not kinds:
+        yield Remark(
+            f"events: the camera offers none that count ({ignored} others); enable motion "
+            "detection or its rules in the camera",
+            True,
+        )
+        return
+    offered = ", ".join(f"{kind} ({', '.join(kinds[kind])})" for kind in kinds)
+    yield Remark(f"events of the camera: {offered}; {ignored} other topics do not count")
+    for rule_name, rule in config.events.of_source(name).items():
+        missing = [label for label in rule.labels if label not in kinds]
+        # A topic of another name may report any kind, in the names of its data.
+        if rule.state == "reported" and missing and "other" not in kinds:
+            yield Remark(
+                f"events.rules.{rule_name}: the camera offers no topic for {', '.join(missing)}",
+                True,
+            )
 
 
 def described(probe: Any) -> str:
