@@ -18,7 +18,7 @@ help:
 	@echo "make demo          install into .venv what a run needs, and run a shipped clip"
 	@echo "make base          install into .venv what a run needs: $(BASE)"
 	@echo "make install       also install the tools of developers: $(TOOLS)"
-	@echo "make extras        also install what training and some benchmarks need (torch is large)"
+	@echo "make extras        also install what training, Ray and some benchmarks need (torch is large)"
 	@echo "make test          run the tests, up to 10 minutes"
 	@echo "make test-extras   run the tests that need what make extras installs"
 	@echo "make test-all      also run the long tests; print when all last passed"
@@ -71,7 +71,7 @@ test: install
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long"
 
 # Tests that skip without what `make extras` installs.
-NEEDS_EXTRAS := importorskip\("(torch|nncf|onnx)"|find_spec\("torch"\) is None
+NEEDS_EXTRAS := importorskip\("(torch|nncf|onnx|ray)"|find_spec\("torch"\) is None
 test-extras: install
 	$(BIN)/pytest -n 4 --dist loadfile -m "not long" \
 		$$(grep -rlE '$(NEEDS_EXTRAS)' tests --include='test_*.py')
@@ -150,7 +150,8 @@ locks: install
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(LOCK) --generate-hashes --extra mqtt --extra notify --extra test --extra bench \
 		pyproject.toml locks/build.in -o locks/dev.txt
-	$(LOCK) --constraint locks/dev.txt --extra onnx --extra train pyproject.toml -o locks/extras.txt
+	$(LOCK) --constraint locks/dev.txt --extra fleet --extra onnx --extra train \
+		pyproject.toml -o locks/extras.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes pyproject.toml locks/build.in \
 		-o locks/base.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes --extra mqtt --extra notify pyproject.toml \

@@ -38,6 +38,8 @@ _EXAMPLES: Final = {
     "move": "move gate box2",
     "drain": "drain box1",
     "undrain": "undrain box1",
+    "head": "head 10.0.0.5:6380",
+    "join": "join 10.0.0.5:6380 -d /var/lib/framegate --env-file secrets.env",
 }
 
 
@@ -80,6 +82,54 @@ def register(commands: Any) -> None:
     ):
         drain = _action(actions, name, what)
         drain.add_argument("slots", nargs="+", metavar="SLOT", help="names of slots")
+    _add_ray(actions)
+
+
+def _add_ray(actions: Any) -> None:
+    """Add the actions that have Ray keep the slots alive."""
+    head = _action(actions, "head", "have Ray keep all slots of the plan alive on hosts that join")
+    head.add_argument(
+        "--heavy",
+        type=int,
+        default=0,
+        metavar="N",
+        help="heavy workers to keep alive, one for each gpu of the hosts at most (default: 0)",
+    )
+    join = _action(actions, "join", "offer the cores of this host to the head of a fleet")
+    join.add_argument(
+        "-d", dest="data", type=Path, required=True, metavar="DIR", help="folder of data folders"
+    )
+    join.add_argument(
+        "--env-file",
+        dest="variables",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file with the variables of --store and of url_env, read by the slots on this host",
+    )
+    join.add_argument(
+        "--gpu", type=int, default=0, metavar="N", help="heavy workers for this host (default: 0)"
+    )
+    for action in (head, join):
+        action.add_argument(
+            "address",
+            type=_head_address,
+            metavar="HOST:PORT",
+            help="IP address and port of the head on its host",
+        )
+    join.add_argument(
+        "--options",
+        default="",
+        metavar="WORDS",
+        help="further options of framegate run for the slots on this host, in quotes as one word",
+    )
+
+
+def _head_address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be HOST:PORT, such as 10.0.0.5:6380")
+    return text
 
 
 def _action(actions: Any, name: str, what: str) -> argparse.ArgumentParser:
@@ -108,6 +158,10 @@ def _action(actions: Any, name: str, what: str) -> argparse.ArgumentParser:
 
 
 def _fleet(parsed: argparse.Namespace) -> Exit:
+    if parsed.action in ("head", "join"):
+        from framegate.cli.fleet_ray import join, start_head
+
+        return {"head": start_head, "join": join}[parsed.action](parsed)
     url = url_said(parsed.store, "--store")
     assert url is not None
     with closing(FleetStore(url)) as store:

@@ -24,6 +24,10 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNIT = (DEPLOY / "framegate.service").read_text(encoding="utf-8")
 SLOT = (DEPLOY / "framegate-slot@.service").read_text(encoding="utf-8")
+FLEET = {
+    name: (DEPLOY / f"framegate-fleet-{name}.service").read_text(encoding="utf-8")
+    for name in ("head", "host")
+}
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 MLSERVER = DEPLOY / "mlserver"
@@ -49,7 +53,12 @@ def in_image() -> list[str]:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize(
-    ("name", "text"), [("framegate.service", UNIT), ("framegate-slot@box1.service", SLOT)]
+    ("name", "text"),
+    [
+        ("framegate.service", UNIT),
+        ("framegate-slot@box1.service", SLOT),
+        *((f"framegate-fleet-{name}.service", text) for name, text in FLEET.items()),
+    ],
 )
 def test_the_unit_is_one_that_systemd_takes(name: str, text: str, tmp_path: Path) -> None:
     file = tmp_path / name
@@ -80,6 +89,25 @@ def test_the_command_line_of_a_slot_is_understood_and_shows_no_secret() -> None:
         parsed = parser().parse_args([*words[1:-1], *options])
         assert (parsed.slot, parsed.store) == ("box1", "env:FRAMEGATE_STORE")
         assert parsed.data == Path("/var/lib", unit("StateDirectory", SLOT).replace("%i", "box1"))
+
+
+@pytest.mark.parametrize("name", FLEET)
+def test_the_units_of_a_fleet_on_ray_have_the_rights_of_a_slot_and_show_no_secret(
+    name: str,
+) -> None:
+    others = ("Description", "EnvironmentFile", "LoadCredential", "Environment", "ExecStart",
+              "WorkingDirectory", "SupplementaryGroups", "StateDirectory", "CacheDirectory",
+              "RuntimeDirectory")  # fmt: skip
+    assert keys_of(FLEET[name], *others) == keys_of(SLOT, *others)
+    words = shlex.split(unit("ExecStart", FLEET[name]))
+    action = {"head": "head", "host": "join"}[name]
+    assert words[-1] == f"${action.upper()}_OPTIONS", "systemd leaves it out if it is not set"
+    words[words.index("${FLEET_HEAD}")] = "10.0.0.5:6380"
+    parsed = parser().parse_args(words[1:-1])
+    assert (parsed.action, parsed.store) == (action, "env:FRAMEGATE_STORE")
+    if name == "host":
+        run = parser().parse_args(["run", "--slot", "a", *shlex.split(parsed.options)])
+        assert run.config == Path("/etc/framegate/pipeline.toml")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
