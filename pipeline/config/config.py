@@ -105,12 +105,15 @@ class HttpConfig:
     token_file  file with the token that each request must carry. Default: the token in
                 FRAMEGATE_HTTP_TOKEN; otherwise, if other hosts can reach the port, a token that
                 Framegate writes to http.token in the data folder. off: no token is needed
+    accounts_file  file of accounts, which framegate account writes: each has a role and a list of
+                sources. Each request then needs the token of an account, or the token of the run
     origins     origins of other web pages that may send requests, each as https://HOST. "*": every
                 origin
     """
 
     listen: str | None = None
     token_file: str | None = None
+    accounts_file: str | None = None
     origins: tuple[str, ...] = ()
 
     def faults(self) -> list[str]:
@@ -122,6 +125,14 @@ class HttpConfig:
         file = self.token_file
         if file is not None and file != "off" and not os.access(file, os.R_OK):
             faults.append(f"token_file = {self.token_file!r}: this file cannot be read")
+        accounts = self.accounts_file
+        if accounts is not None and not os.access(accounts, os.R_OK):
+            faults.append(
+                f"accounts_file = {accounts!r}: this file cannot be read; "
+                "framegate account add NAME makes it"
+            )
+        if accounts is not None and file == "off":
+            faults.append('token_file = "off": with accounts_file, each request needs a token')
         for origin in self.origins:
             fault = origin_fault(origin)
             if fault is not None:

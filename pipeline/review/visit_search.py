@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,6 +81,31 @@ class VisitTable:
         """Return the values of a number by its name in likeness.NAMES, float32 (N,)."""
         values: StrengthArray = self.numbers[NAMES.index(name)]
         return values
+
+    def of_sources(self, sources: Collection[str]) -> tuple[npt.NDArray[np.intp], VisitTable]:
+        """Return the rows of the visits of some sources, and the table of only these."""
+        names = tuple(self.source_names)
+        is_wanted = np.array([name in sources for name in names], np.bool_)
+        is_kept = is_wanted[self.sources]
+        rows = np.flatnonzero(is_kept)
+        new_rows = np.cumsum(is_kept) - 1
+        others = set(names).difference(sources)
+        return rows, VisitTable(
+            self.began[rows],
+            self.sources[rows],
+            tuple(_without(name, others) for name in names),
+            self.labels[rows],
+            self.label_names,
+            self.numbers[:, rows],
+            {sound: new_rows[heard[is_kept[heard]]] for sound, heard in self.sounds.items()},
+        )
+
+
+def _without(name: str, names: Collection[str]) -> str:
+    """Return the name, or "" if it is one of these."""
+    if name in names:
+        return ""
+    return name
 
 
 def table_of(visits: Sequence[Visit]) -> VisitTable:

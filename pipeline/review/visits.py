@@ -7,7 +7,7 @@ they are in the database only, and go with their visit.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,7 @@ class VisitQuery:
     marks       name of marks, which the answer has; "": none
     is_trained  the visits that are like the marked ones come first, and others are left out
     limit       greatest number of visits
+    sources     only visits of these sources are searched; None: of all
     """
 
     words: str = ""
@@ -93,6 +94,7 @@ class VisitQuery:
     marks: str = ""
     is_trained: bool = False
     limit: int = 100
+    sources: Collection[str] | None = None
 
 
 def search(index: VisitIndex, database: sqlite3.Connection, query: VisitQuery) -> FoundVisits:
@@ -101,6 +103,9 @@ def search(index: VisitIndex, database: sqlite3.Connection, query: VisitQuery) -
     A visit that is removed meanwhile is left out.
     """
     rowids, table = index.read(database)
+    if query.sources is not None:
+        rows_of_sources, table = table.of_sources(query.sources)
+        rowids = rowids[rows_of_sources]
     strength = by_words(table, query.words)
     is_said = strength >= HALF
     if query.like:
@@ -320,11 +325,19 @@ def marks_of(database: sqlite3.Connection, name: str) -> dict[str, bool]:
     return {visit: bool(is_alike) for visit, is_alike in rows}
 
 
-def all_marks(database: sqlite3.Connection) -> list[VisitMarks]:
-    """Return the numbers of marks by name."""
+def all_marks(
+    database: sqlite3.Connection, sources: Collection[str] | None = None
+) -> list[VisitMarks]:
+    """Return the numbers of marks by name. sources: of visits of these; None: of all"""
+    where = ""
+    values: list[str] = []
+    if sources is not None:
+        where = " WHERE source IN (SELECT value FROM json_each(?))"
+        values = [msgspec.json.encode(sorted(sources)).decode()]
     rows = database.execute(
         "SELECT name, sum(is_alike), sum(1 - is_alike) FROM mark"
-        " JOIN visits ON visits.id = visit GROUP BY name ORDER BY name"
+        f" JOIN visits ON visits.id = visit{where} GROUP BY name ORDER BY name",
+        values,
     )
     return [VisitMarks(*row) for row in rows]
 

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from msgspec import structs
@@ -71,6 +72,7 @@ from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.machine import take_open_files
 from framegate.pipeline.system.outputs import save_faults
 from framegate.pipeline.system.ports import HTTP_DEFAULT, OFF
+from framegate.pipeline.web.accounts import read_accounts
 from framegate.pipeline.web.port import AccessToken, address, bound, find_token, is_loopback
 
 T = TypeVar("T")
@@ -165,12 +167,18 @@ def _token(
 ) -> AccessToken | None:
     """Return the access token of the HTTP port. Log a warning if other hosts can reach the port."""
     is_reachable = listening is not None and not is_loopback(listening)
-    token = find_token(config.http.token_file, os.environ, folder.path, make=is_reachable)
+    has_accounts = config.http.accounts_file is not None
+    if config.http.accounts_file is not None:
+        read_accounts(Path(config.http.accounts_file))  # its faults end the start
+    needs_token = is_reachable or has_accounts
+    token = find_token(config.http.token_file, os.environ, folder.path, make=needs_token)
     if listening is not None and is_reachable:
         port = listening.getsockname()[1]
         demand = "asks for no token"
         if token is not None:
             demand = f"asks for the token in {token.place}"
+        if has_accounts:
+            demand += " or of an account"
         log.warning(
             "http: port %d %s and is not encrypted: use it in a network that you trust, or behind "
             "a proxy with TLS",

@@ -221,6 +221,7 @@ def _http_port(
         tuple(setup.config.privacy.masks),
         setup.config.record.free_bytes,
         config=_config_file(setup.config.origin),
+        accounts=setup.config.http.accounts_file or "",
     )
     return HttpPort(
         listening,

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -68,6 +68,7 @@ from framegate.pipeline.web.openapi import (
     media,
     parameter,
 )
+from framegate.pipeline.web.route_table import caller_of
 
 SCANNED: Final = 10_000  # entries of a source that one request may read
 HEARTBEAT_S: Final = 15.0
@@ -162,7 +163,7 @@ class _Results:
         `?stage=NAME` outputs of a stage instead.
         """
         try:
-            query = _query(request.query_params, await run_in_threadpool(self._sources))
+            query = await self._query(request)
             page = await run_in_threadpool(_page, self._store, query)
         except (Refusal, FramegateError) as error:
             return refused(error)
@@ -182,13 +183,19 @@ class _Results:
         try:
             with contextlib.ExitStack() as held:
                 held.enter_context(self._streams.taken())
-                known = await run_in_threadpool(self._sources)
-                query = _query(request.query_params, known, channel)
+                query = await self._query(request, channel)
                 start = await run_in_threadpool(_start, self._store, query, request)
                 kept = held.pop_all()
         except (Refusal, FramegateError) as error:
             return refused(error)
         return Streamed(_events(self._store, query, start, self._leaving), _EVENTS, kept)
+
+    async def _query(self, request: Request, channel: Channel[Any] | None = None) -> PageQuery:
+        """Return the parameters of a request, with sources that its caller may see. Refusal."""
+        caller = caller_of(request)
+        known = caller.seen(await run_in_threadpool(self._sources))
+        query = _query(request.query_params, known, channel)
+        return replace(query, is_named=query.is_named or caller.sources is not None)
 
 
 # -- The parameters of a request.

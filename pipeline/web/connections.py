@@ -81,7 +81,7 @@ def _in_pieces(send: Send) -> Send:
     return send_pieces
 
 
-class Caller(H11Protocol):
+class HttpConnection(H11Protocol):
     """A connection that notes since when it is idle, and since when its client reads nothing.
 
     The methods without a docstring are those of asyncio.Protocol and H11Protocol.
@@ -166,7 +166,7 @@ class BoundedServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Caller,
+                http=HttpConnection,
                 ws="none",
                 log_config=None,
                 log_level="warning",
@@ -203,9 +203,9 @@ class BoundedServer(uvicorn.Server):
                 if caller.is_overdue(now_mono, self._limits):
                     caller.end()
 
-    def _callers(self) -> list[Caller]:
+    def _callers(self) -> list[HttpConnection]:
         connections = list(self.server_state.connections)
-        return [caller for caller in connections if isinstance(caller, Caller)]
+        return [caller for caller in connections if isinstance(caller, HttpConnection)]
 
     @property
     def is_full(self) -> bool:
@@ -233,5 +233,5 @@ class BoundedServer(uvicorn.Server):
         """Close a connection without a response."""
         caller.close()
 
-    def _protocol(self) -> Caller:
-        return Caller(self.config, self.server_state, {})
+    def _protocol(self) -> HttpConnection:
+        return HttpConnection(self.config, self.server_state, {})

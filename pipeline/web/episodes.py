@@ -43,12 +43,14 @@ from framegate.pipeline.review.search import (
 from framegate.pipeline.review.verdicts import VerdictCounts, judge, verdict_counts
 from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.store.redis_client import connect, store_errors
+from framegate.pipeline.web.accounts import Caller
 from framegate.pipeline.web.api import limit_of, names_of
 from framegate.pipeline.web.limits import JSON, Refusal, posted, refused, time_in
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.picture_routes import FRESH
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.route_table import caller_of
 
 MAX_VERDICT_BYTES: Final = 1024
 MAX_FRAMES: Final = 4000  # results of an episode that are read for its path
@@ -174,11 +176,11 @@ def episode_routes(
         """Times in which sources were watched, and in which rules could not be judged; by default
         of the last day.
         """
-        return await _answered(_seen, file, request.query_params)
+        return await _answered(_seen, file, request.query_params, caller_of(request))
 
     async def verdicts(request: Request) -> Response:
         """Verdicts by source and rule, and false alerts per day; by default of the last 30 days."""
-        return await _answered(_verdicts, file, request.query_params)
+        return await _answered(_verdicts, file, request.query_params, caller_of(request))
 
     async def set_verdict(request: Request) -> Response:
         """Set the verdict of an episode (`true`, `false`, `unsure`), or remove it (`null`)."""
@@ -341,16 +343,22 @@ def _counts(file: Path, asked: QueryParams) -> Sequence[Any]:
         raise Refusal(400, f"bucket {error}") from None
 
 
-def _seen(file: Path, asked: QueryParams) -> Any:
+def _seen(file: Path, asked: QueryParams, caller: Caller) -> SeenSpan:
     since, until = _span(asked, DAY_S)
     with opened(file) as database:
-        return seen_in(database, since, until)
+        span = seen_in(database, since, until)
+    return SeenSpan(
+        [each for each in span.watched if caller.sees(each.source)],
+        [each for each in span.unknown if caller.sees(each.source)],
+        [gap for gap in span.lost if caller.sees(gap.partition(":")[0])],
+    )
 
 
-def _verdicts(file: Path, asked: QueryParams) -> Sequence[Any]:
+def _verdicts(file: Path, asked: QueryParams, caller: Caller) -> Sequence[VerdictCounts]:
     since, until = _span(asked, 30 * DAY_S)
     with opened(file) as database:
-        return verdict_counts(database, since, until)
+        counted = verdict_counts(database, since, until)
+    return [each for each in counted if caller.sees(each.source)]
 
 
 def _judge(file: Path, name: str, verdict: EpisodeVerdict | None) -> Episode:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,9 +43,11 @@ from framegate.pipeline.review.teach import (
 )
 from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.store.redis_client import connect, store_errors
+from framegate.pipeline.web.accounts import Caller
 from framegate.pipeline.web.limits import JSON, Refusal, posted, refused
 from framegate.pipeline.web.openapi import SOURCE, Operation, parameter
 from framegate.pipeline.web.picture_routes import FRESH
+from framegate.pipeline.web.route_table import caller_of, check_seen
 
 MAX_BYTES: Final = 64 << 10  # of a filter in a request
 MAX_FRAMES: Final = 4000  # results of an episode that are read, and of the time before it
@@ -111,9 +114,10 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
     """
     file = folder / FILE
 
-    async def listed(request: Request) -> Response:  # noqa: ARG001
+    async def listed(request: Request) -> Response:
         """The object filters of the run: those of its configuration, then the added ones."""
-        return await _answered(lambda: ask(GetFilters()).filters)
+        caller = caller_of(request)
+        return await _answered(lambda: _seen_filters(ask(GetFilters()), caller))
 
     async def changed(request: Request) -> Response:
         """Add an object filter of this name, or remove it (`null`); all filters are returned."""
@@ -148,6 +152,7 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
         """Switch a learned filter on, by the digest of the trial that was seen, or off (`null`)."""
         try:
             asked = await posted(request, LearnedSaid, MAX_BYTES)
+            check_seen(caller_of(request), [asked.source])
         except Refusal as error:
             return refused(error)
         return await _answered(_switch, file, ask, asked)
@@ -175,6 +180,16 @@ async def _answered(answer: Callable[..., Any], *arguments: Any) -> Response:
     except (Refusal, FramegateError) as error:
         return refused(error)
     return Response(msgspec.json.encode(content), 200, FRESH, JSON)
+
+
+def _seen_filters(listed: FilterList, caller: Caller) -> list[NamedFilter]:
+    """Return the filters of sources that the caller may see, with only these sources."""
+    seen = []
+    for each in listed.filters:
+        sources = tuple(caller.seen(each.sources))
+        if sources or not each.sources:
+            seen.append(replace(each, sources=sources))
+    return seen
 
 
 def _change(ask: AskFilters, name: str, table: dict[str, Any] | None) -> Sequence[NamedFilter]:

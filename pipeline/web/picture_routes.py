@@ -37,6 +37,7 @@ from framegate.pipeline.contracts.results import GateView, Result
 from framegate.pipeline.web.frames import LastFrame, LastFrames
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, Streamed, whole_number
 from framegate.pipeline.web.pages import page
+from framegate.pipeline.web.route_table import caller_of
 
 log = logging.getLogger(__name__)
 
@@ -197,19 +198,19 @@ def picture_routes(
         Its headers Last-Modified, X-Framegate-Age (seconds) and X-Framegate-State state its age
         and whether the source has a fault.
         """
-        known = await viewers.known()
+        known = _seen(await viewers.known(), request)
         get_newest = newest or frames.newest
         return await shared.in_turn(partial(_snapshot, request, get_newest, as_jpeg, known))
 
     async def stream(request: Request) -> Response:
         """A source as multipart MJPEG, for players and `<img>`: 10 pictures a second at most."""
         kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
-        return await viewers.stream([request.path_params["source"]], _multipart, kind)
+        return await viewers.stream(request, [request.path_params["source"]], _multipart, kind)
 
     async def live(request: Request) -> Response:
         """Pictures of many sources (`?sources=A,B`) in one response, for the live page."""
         asked = request.query_params.get("sources", "").split(",")
-        return await viewers.stream(asked, _lines, "application/octet-stream")
+        return await viewers.stream(request, asked, _lines, "application/octet-stream")
 
     return [
         page(
@@ -235,7 +236,9 @@ class _Viewers:
         self.shared.keep(known)
         return known
 
-    async def stream(self, asked: list[str], encode: EncodeStream, kind: str) -> Response:
+    async def stream(
+        self, request: Request, asked: list[str], encode: EncodeStream, kind: str
+    ) -> Response:
         """Return a stream of the asked sources, or the reason why there is none.
 
         It ends when all these sources are removed.
@@ -245,13 +248,18 @@ class _Viewers:
                 held.enter_context(self.places.taken())
             except Refusal as error:
                 return _not_now(str(error))
-            known = await self.known()
+            known = _seen(await self.known(), request)
             names = sorted(known.keys() & asked)  # the page may ask for sources just removed
             if not names:
                 return _unknown(asked, known)
             fps = min(FPS, LIVE_BUDGET / len(names))
             shown = self.shared.stream(names, fps, _gone(names, self.known))
             return Streamed(encode(shown), kind, held.pop_all())
+
+
+def _seen(known: Mapping[str, str], request: Request) -> dict[str, str]:
+    """Return those sources that the caller of a request may see."""
+    return {name: known[name] for name in caller_of(request).seen(known)}
 
 
 def _gone(
@@ -365,7 +373,7 @@ def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates)
 
     def answer(request: Request, give: Callable[[Result, LastFrame | None], Response]) -> Response:
         name = request.path_params["source"]
-        known = sources()
+        known = _seen(sources(), request)
         if name not in known:
             return _unknown([name], known)
         try:

@@ -79,6 +79,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     masked        sources with hidden areas
     free_bytes    bytes of the disk that clips leave free
     config        path of the configuration file; empty: the run has none
+    accounts      path of the file of accounts; empty: the run has none
     idle_s        seconds without a request after which the process ends
     """
 
@@ -93,6 +94,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     masked: tuple[str, ...] = ()
     free_bytes: int = 0
     config: str = ""
+    accounts: str = ""
     idle_s: float = 75.0  # above a minute: a scrape each minute does not start a process each time
 
 

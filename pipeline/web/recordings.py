@@ -55,6 +55,7 @@ from framegate.pipeline.web.limits import (
 )
 from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.route_table import caller_of, check_seen, source_of_id
 
 log = logging.getLogger(__name__)
 
@@ -233,12 +234,13 @@ class _Recordings:
         self._pictures = pictures
         self._elsewhere = elsewhere
 
-    def sources(self, request: Request) -> Response:  # noqa: ARG002
+    def sources(self, request: Request) -> Response:
         """Recordings of each source: first and last time, duration, bytes, sound."""
         if not (self._data / FOLDER).is_dir():
             return _json([])
         with closing(Index(self._data)) as index:
-            return _json(index.recorded())
+            caller = caller_of(request)
+            return _json([each for each in index.recorded() if caller.sees(each.source)])
 
     def of_source(self, request: Request) -> Response:
         """Recorded times, gaps, clips and removed recordings of a source, and the hosts of a fleet
@@ -284,7 +286,9 @@ class _Recordings:
         except Refusal as refusal:
             kept = None
             if refusal.status == 404 and "of" in request.query_params:
-                kept = self._pictures.kept(request.query_params["of"])
+                owner = request.query_params["of"]
+                check_seen(caller_of(request), [source_of_id(owner)])
+                kept = self._pictures.kept(owner)
             if kept is None:
                 raise
             jpeg = kept
@@ -425,7 +429,7 @@ def _source(request: Request, index: Index) -> str:
     source: str = request.path_params["source"]
     recorded = [each.source for each in index.recorded()]
     if source not in recorded:
-        near = did_you_mean(source[:32], recorded)
+        near = did_you_mean(source[:32], caller_of(request).seen(recorded))
         raise Refusal(404, f"nothing is recorded of {source[:32]!r}{near}")
     return source
 

@@ -31,6 +31,7 @@ from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, WebLimits, po
 from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.picture_routes import FRESH
+from framegate.pipeline.web.route_table import caller_of
 
 MAX_BYTES: Final = 256 << 10  # of the rules in a request
 MAX_FRAMES: Final = 50_000  # results of all sources in one trial
@@ -99,8 +100,11 @@ def rule_routes(
         """Try rules on the stored results, and return the episodes that they would produce."""
         try:
             asked = await posted(request, RulesTried, MAX_BYTES)
+            caller = caller_of(request)
             with trials.taken():
-                result = await run_in_threadpool(_trial, store, asked, sources)
+                result = await run_in_threadpool(
+                    _trial, store, asked, lambda: caller.seen(sources())
+                )
         except (Refusal, FramegateError) as error:
             return refused(error)
         return Response(msgspec.json.encode(result), 200, FRESH, "application/json")

@@ -51,6 +51,7 @@ from framegate.pipeline.telemetry.recording_sound_sinks import Beside, look_besi
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.source_view import Sample, View, Viewer, view
 from framegate.pipeline.web.access import guarded
+from framegate.pipeline.web.accounts import AccountFile
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit
 from framegate.pipeline.web.episodes import episode_routes
@@ -63,6 +64,7 @@ from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
 from framegate.pipeline.web.recordings import recording_routes
+from framegate.pipeline.web.route_table import caller_of, with_doors
 from framegate.pipeline.web.rules import rule_routes
 from framegate.pipeline.web.visits import visit_routes
 
@@ -309,9 +311,10 @@ def routes(run: RunReader) -> list[Route]:
             status = 503
         return JSONResponse({"ready": not why, "why": why}, status)
 
-    def sources(request: Request) -> Response:  # noqa: ARG001
+    def sources(request: Request) -> Response:
         """Each source as JSON: state, rates, latency, drops by reason, objects a frame."""
-        listed = [as_json(*each) for each in run.views()]
+        caller = caller_of(request)
+        listed = [as_json(*each) for each in run.views() if caller.sees(each[1].name)]
         return Response(msgspec.json.encode(listed), 200, _NO_STORE, "application/json")
 
     return [
@@ -365,7 +368,9 @@ def make_app(
     all_routes += recording_routes(
         Path(spec.folder), _write_clip, recorded, limits, spec.free_bytes, spec.store
     )
-    return Starlette(routes=all_routes, exception_handlers={FramegateError: _unavailable})
+    return Starlette(
+        routes=with_doors(all_routes), exception_handlers={FramegateError: _unavailable}
+    )
 
 
 def _write_clip(*arguments: Any) -> None:
@@ -395,7 +400,10 @@ def main() -> int:
     leaving = asyncio.Event()
     limits = WebLimits.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     limited = RequestLimit(make_app(line, spec, leaving, limits), limits.requests)
-    app = guarded(limited, listening, spec.token_sha256, spec.origins)
+    accounts = None
+    if spec.accounts:
+        accounts = AccountFile(Path(spec.accounts))
+    app = guarded(limited, listening, spec.token_sha256, spec.origins, accounts)
     asyncio.run(QuietServer(app, spec.idle_s, leaving, limits).serve([listening]))
     return 0
 

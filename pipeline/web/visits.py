@@ -35,11 +35,13 @@ from framegate.pipeline.review.visits import (
     search,
     try_rule,
 )
+from framegate.pipeline.web.accounts import Caller
 from framegate.pipeline.web.api import limit_of
 from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused, time_in
 from framegate.pipeline.web.openapi import Operation, parameter
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.route_table import caller_of, check_seen, source_of_id
 
 MAX_MARK_BYTES: Final = 1024
 _MARKS: Final = parameter("marks", "Name of the marks in the answer")
@@ -104,11 +106,11 @@ def visit_routes(folder: Path, pictures: RecordedPictures | None = None) -> list
         """Visits that match, the best first: `?words=car, left, stops`, `?like=` an id,
         `?marks=NAME&trained=1`, `?limit=` (100, at most 1000).
         """
-        return await answered(_visits, file, index, request.query_params)
+        return await answered(_visits, file, index, request.query_params, caller_of(request))
 
-    async def marks(request: Request) -> Response:  # noqa: ARG001
+    async def marks(request: Request) -> Response:
         """Names of marks, with the numbers of visits that are marked as alike and not alike."""
-        return await answered(_all_marks, file)
+        return await answered(_all_marks, file, caller_of(request))
 
     async def set_mark(request: Request) -> Response:
         """Mark a visit as alike or not alike, or remove the mark."""
@@ -116,7 +118,7 @@ def visit_routes(folder: Path, pictures: RecordedPictures | None = None) -> list
             said = await posted(request, MarkSaid, MAX_MARK_BYTES)
         except Refusal as error:
             return refused(error)
-        answer = await answered(_mark, file, said)
+        answer = await answered(_mark, file, said, caller_of(request))
         if answer.status_code == 200 and said.alike is not None and pictures is not None:
             pictures.notice()
         return answer
@@ -151,30 +153,36 @@ def _changes(folder: Path, asked: QueryParams) -> RegionChanges:
     return changes_of_region(folder, asked.get("source", ""), region, since, until, apart_s)
 
 
-def _visits(file: Path, index: VisitIndex, asked: QueryParams) -> FoundVisits:
+def _visits(file: Path, index: VisitIndex, asked: QueryParams, caller: Caller) -> FoundVisits:
     query = VisitQuery(
         words=asked.get("words", ""),
         like=asked.get("like", ""),
         marks=asked.get("marks", ""),
         is_trained=asked.get("trained", "0") not in ("", "0"),
         limit=limit_of(asked),
+        sources=caller.sources,
     )
     with opened(file) as database:
         return search(index, database, query)
 
 
-def _all_marks(file: Path) -> list[VisitMarks]:
+def _all_marks(file: Path, caller: Caller) -> list[VisitMarks]:
     with opened(file) as database:
-        return all_marks(database)
+        return all_marks(database, caller.sources)
 
 
-def _mark(file: Path, said: MarkSaid) -> VisitMarks:
+def _mark(file: Path, said: MarkSaid, caller: Caller) -> VisitMarks:
+    check_seen(caller, [source_of_id(said.visit)])
     with opened(file):  # a missing database is refused, not made
         pass
     try:
-        return mark_visit(file, said.name, said.visit, said.alike, time.time())
+        counts = mark_visit(file, said.name, said.visit, said.alike, time.time())
     except sqlite3.Error as error:
         raise Refusal(503, f"the mark cannot be stored now: {error}") from error
+    if caller.sources is None:
+        return counts
+    seen = {each.name: each for each in _all_marks(file, caller)}
+    return seen.get(said.name, VisitMarks(said.name, 0, 0))
 
 
 def _rule(file: Path, index: VisitIndex, asked: QueryParams) -> RuleTrial:

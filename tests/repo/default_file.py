@@ -82,6 +82,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "workers.shards": 2,
     "http.listen": "127.0.0.1:8686",
     "http.token_file": "http.token",
+    "http.accounts_file": "accounts.toml",
     "http.origins": ["https://wall.example"],
     "sound.labels": ["Smoke detector, smoke alarm"],
     "privacy.masks": {"entrance": [[[0.0, 0.0], [0.4, 0.0], [0.4, 0.25], [0.0, 0.25]]]},

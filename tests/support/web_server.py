@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.system.ports import listening_at
+from framegate.pipeline.web.accounts import OWNER, Caller
 from framegate.pipeline.web.connections import BoundedServer, RequestLimit
 from framegate.pipeline.web.limits import LIMITS, WebLimits
+from framegate.pipeline.web.route_table import CALLER
 from tests.support.runs import DEADLINE_S, wait_until
 
 
 @contextmanager
-def serving(routes: list[Route], limits: WebLimits = LIMITS) -> Iterator[int]:
-    """A server with these routes, as the HTTP process serves them; its port."""
-    app = RequestLimit(Starlette(routes=routes), limits.requests)
-    running = BoundedServer(app, limits, timeout_graceful_shutdown=0)
-    listening = listening_at("127.0.0.1", 0)
+def serving(
+    routes: list[Route], limits: WebLimits = LIMITS, caller: Caller = OWNER
+) -> Iterator[int]:
+    """A server with these routes, as the HTTP process serves them to a caller; its port."""
+    inner = RequestLimit(Starlette(routes=routes), limits.requests)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CALLER] = caller
+        await inner(scope, receive, send)
+
+    with serving_app(app, listening_at("127.0.0.1", 0), limits) as port:
+        yield port
+
+
+@contextmanager
+def serving_app(
+    app: ASGIApp, listening: socket.socket, limits: WebLimits = LIMITS, **settings: Any
+) -> Iterator[int]:
+    """A server with this application; its port."""
+    running = BoundedServer(app, limits, timeout_graceful_shutdown=0, **settings)
     thread = threading.Thread(target=running.run, args=([listening],))
     thread.start()
     wait_until("the server listens", lambda: running.started)
