@@ -116,8 +116,7 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
 
     async def listed(request: Request) -> Response:
         """The object filters of the run: those of its configuration, then the added ones."""
-        caller = caller_of(request)
-        return await _answered(lambda: _seen_filters(ask(GetFilters()), caller))
+        return await _answered(_seen_filters, ask, caller_of(request))
 
     async def changed(request: Request) -> Response:
         """Add an object filter of this name, or remove it (`null`); all filters are returned."""
@@ -152,10 +151,9 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
         """Switch a learned filter on, by the digest of the trial that was seen, or off (`null`)."""
         try:
             asked = await posted(request, LearnedSaid, MAX_BYTES)
-            check_seen(caller_of(request), [asked.source])
         except Refusal as error:
             return refused(error)
-        return await _answered(_switch, file, ask, asked)
+        return await _answered(_switch, file, ask, asked, caller_of(request))
 
     return [
         Operation("/api/v1/filters", listed, gives=list[NamedFilter]),
@@ -182,10 +180,10 @@ async def _answered(answer: Callable[..., Any], *arguments: Any) -> Response:
     return Response(msgspec.json.encode(content), 200, FRESH, JSON)
 
 
-def _seen_filters(listed: FilterList, caller: Caller) -> list[NamedFilter]:
+def _seen_filters(ask: AskFilters, caller: Caller) -> list[NamedFilter]:
     """Return the filters of sources that the caller may see, with only these sources."""
     seen = []
-    for each in listed.filters:
+    for each in ask(GetFilters()).filters:
         sources = tuple(caller.seen(each.sources))
         if sources or not each.sources:
             seen.append(replace(each, sources=sources))
@@ -208,7 +206,8 @@ def _offer(file: Path, ask: AskFilters, source: str, rule: str) -> FilterOffer:
         return offer(database, source, rule, added)
 
 
-def _switch(file: Path, ask: AskFilters, asked: LearnedSaid) -> FilterOffer:
+def _switch(file: Path, ask: AskFilters, asked: LearnedSaid, caller: Caller) -> FilterOffer:
+    check_seen(caller, [asked.source])
     if asked.digest is None:
         switch_off(ask, asked.source, asked.rule)
         return _offer_if_readable(file, ask, asked)
