@@ -5,14 +5,16 @@ The hosts are processes of this host with folders of their own, joined by the lo
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from tests.support import footage
+from tests.support.cameras.one_session import OneSessionCamera
 from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.commands import framegate
+from tests.support.earlier import earlier_package
 from tests.support.fleets import Fleet, fleet
 from tests.support.links import Link
 from tests.support.runs import wait_until
@@ -54,7 +56,7 @@ def test_the_sources_of_a_killed_slot_continue_on_the_other_one(tmp_path: Path) 
             for name in names:
                 at.until(name, BEFORE)
             lost = at.slot_of("one")
-            slots[lost].kill()
+            at.kill(slots[lost])
             drained = at.does("drain", lost)
             assert f"source one: moves from {lost} to " in drained.out
             whole(at, *names)
@@ -76,7 +78,7 @@ def test_a_new_instance_of_a_killed_slot_continues_its_sources(
         with checked(at.url, "one", "two"):
             first = at.start("a", "host_1")
             at.until("one", BEFORE)
-            first.kill()
+            at.kill(first)
             at.start("a", "host_2")
             whole(at, "one", "two")
             assert at.reader.client.hget("fg:{one}:own", "generation") == b"2"
@@ -103,7 +105,7 @@ def test_of_two_instances_of_a_slot_the_older_ends_and_no_late_result_gets_throu
             assert again.wait().code == TAKEN_OVER, "nor does it take them back when restarted"
             at.until("one", at.published("one") + BEFORE)
             assert at.reader.client.hget("fg:{one}:own", "generation") == b"2"
-            newer.kill()
+            at.kill(newer)
             killed = at.published("one")
             last = at.start("a", "host_1")
             at.until("one", killed + BEFORE)
@@ -270,7 +272,7 @@ def test_episodes_and_sinks_continue_where_their_source_does(tmp_path: Path) -> 
         with checked(at.url, "gate"):
             first = at.start("a", "host_1")
             wait_until("something is told", lambda: len(receiver.taken) > 4)
-            first.kill()
+            at.kill(first)
             at.start("a", "host_2")
             whole(at, "gate")
             wait_until("all is told", lambda: expected[-1] in receiver.ids())
@@ -304,7 +306,7 @@ def test_a_camera_moves_with_one_session_and_each_frame_is_accounted_for(
         at.until("gate", moved + BEFORE)
         assert camera.open == 1
         assert PASSWORD not in at.everything()
-        slots[there].kill()
+        at.kill(slots[there])
         killed = at.published("gate")
         again = at.start(there, "host_c")
         at.until("gate", killed + BEFORE)
@@ -318,31 +320,108 @@ def test_a_camera_moves_with_one_session_and_each_frame_is_accounted_for(
         assert {result["outcome"] for result in results if result["epoch"] < 3} == {"detected"}
 
 
-def test_a_slot_that_is_cut_from_the_store_writes_nothing_late_after_the_heal(
+def test_cameras_with_one_session_follow_their_slot_while_its_old_host_is_cut_off(
     tmp_path: Path,
 ) -> None:
-    """Its successor serves a file and a camera meanwhile; both had one writer at each moment."""
+    """The old host still reaches the cameras, so it must let them go. After the heal it writes
+    nothing late, and connects to none of them.
+    """
+    names = ("gate", "hall", "lane", "yard")
     with (
         fleet(tmp_path, PATIENT) as at,
         closing(Link("loopback, cut by a proxy in user space")) as between,
-        ScriptedCamera(lambda: paced(100_000, 10)) as camera,
-        checked(at.url, "gate", "file"),
+        ExitStack() as stack,
+        checked(at.url, *names, "file"),
     ):
-        at.apply({"a": 2.0}, {"gate": {"url": camera.url}, **files(at, "file")})
+        cameras = {name: stack.enter_context(OneSessionCamera()) for name in names}
+        sources = {name: {"url": camera.url} for name, camera in cameras.items()}
+        at.apply({"a": 2.0}, {**sources, **files(at, "file")})
         url = f"redis://{between.expose('near', str(at.store.socket))}"
         older = at.start("a", "host_1", url)
-        at.until("gate", BEFORE)
+        for name in names:
+            at.until(name, BEFORE)
         between.cut()
-        older.says("cameras are closed until it is back: gate")
-        wait_until("the camera is closed", lambda: camera.open == 0)
         newer = at.start("a", "host_2")
-        results = at.published("gate")
-        at.until("gate", results + BEFORE)
-        assert camera.open == 1
+        older.says("cameras are closed until it is back: gate, hall, lane, yard")
+        for name in names:
+            wait_until(f"{name} has moved", lambda name=name: cameras[name].sessions == 2)
+            at.until(name, at.published(name) + BEFORE)
         between.take(Shape())
         assert older.wait().code == TAKEN_OVER
         whole(at, "file")
-        assert camera.open == 1
+        for camera in cameras.values():
+            assert (camera.open, camera.sessions) == (1, 2)
         newer.interrupt()
         assert newer.wait().code == 0
-        assert at.reader.client.hget("fg:{gate}:own", "generation") == b"2"
+        for name in names:
+            assert at.reader.client.hget(f"fg:{{{name}}}:own", "generation") == b"2"
+
+
+def test_a_drain_of_cameras_leaves_no_gap_but_between_epochs(tmp_path: Path) -> None:
+    """Each decoded frame is published or counted as dropped, with its pixels."""
+    names = ("gate", "hall")
+    with (
+        fleet(tmp_path, PATIENT) as at,
+        ExitStack() as stack,
+        checked(at.url, *names),
+    ):
+        cameras = {name: stack.enter_context(OneSessionCamera()) for name in names}
+        at.apply({"a": 2.0}, {name: {"url": camera.url} for name, camera in cameras.items()})
+        slots = [at.start("a", "host_a")]
+        for name in names:
+            at.until(name, BEFORE)
+        at.apply(SLOTS, {name: {"url": camera.url} for name, camera in cameras.items()})
+        slots.append(at.start("b", "host_b"))
+        slots[1].says("slot b: version 2 of the fleet gives it no source")
+        at.does("drain", "a")
+        for name in names:
+            wait_until("b has it", lambda name=name: "(slot b," in at.owner(name))
+            at.until(name, at.published(name) + BEFORE)
+        for slot in slots:
+            slot.interrupt()
+            assert slot.wait().code == 0
+        for name in names:
+            results = at.reader.results(name)
+            last = {result["epoch"]: result["seq"] for result in results}
+            assert len(last) == 2
+            counters = at.reader.counters(name)
+            dropped = sum(n for reason, n in counters.items() if reason.startswith("dropped:"))
+            assert sum(last.values()) + len(last) - len(results) == dropped
+            assert "dropped:frame_lost" not in counters
+            assert {result["outcome"] for result in results} == {"detected"}
+
+
+def test_versions_of_framegate_share_a_fleet_during_an_upgrade(tmp_path: Path) -> None:
+    """A source moves from the earlier version to this one and back; then its host is upgraded."""
+    frames = 7500  # 300 s, so that each command comes in the middle of the file
+    earlier = earlier_package(tmp_path / "earlier")
+    with fleet(tmp_path) as at, checked(at.url, "one", "two"):
+        at.apply(SLOTS, files(at, "one", "two", frames=frames))
+        slots = {
+            "a": at.start("a", "host_a", package=earlier),
+            "b": at.start("b", "host_b"),
+        }
+        here = at.slot_of("one")
+        [there] = SLOTS.keys() - {here}
+        for target in (there, here, "a"):
+            at.until("one", at.published("one") + BEFORE)
+            at.does("move", "one", target)
+            slot = f"(slot {target},"
+            wait_until("it has moved", lambda slot=slot: slot in at.owner("one"))
+        at.until("one", at.published("one") + BEFORE)
+        slots["a"].interrupt()
+        assert slots["a"].wait().code == 0
+        slots["a"] = at.start("a", "host_a")
+        for name in ("one", "two"):
+            at.until(name, at.published(name) + BEFORE)
+        assert len(at.reader.client.function_list()) == 2, "each version has a library of its own"
+        for slot in slots.values():
+            slot.interrupt()
+            assert slot.wait().code == 0
+        for name in ("one", "two"):
+            results = at.reader.results(name)
+            assert [(each["epoch"], each["seq"]) for each in results] == [
+                (1, seq) for seq in range(len(results))
+            ]
+            assert {each["outcome"] for each in results} == {"detected"}
+            assert len(results) < frames, "each command came in the middle of the file"

@@ -80,10 +80,22 @@ class Ended:
 class Command:
     """A framegate command under way."""
 
-    def __init__(self, folder: Path, *words: str, before: Sequence[str] = ()) -> None:
-        """before: what stands before the command itself, as in `unshare -m ...`."""
+    def __init__(
+        self,
+        folder: Path,
+        *words: str,
+        before: Sequence[str] = (),
+        package: Path | None = None,
+    ) -> None:
+        """Start it.
+
+        before   what stands before the command itself, as in `unshare -m ...`
+        package  where Python finds another version of Framegate
+        """
         self._out, self._err = folder / "out.txt", folder / "err.txt"
         env = {**environment(), "XDG_STATE_HOME": str(folder / "state")}
+        if package is not None:
+            env["PYTHONPATH"] = str(package)
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [*before, sys.executable, "-m", "framegate.cli", *words],

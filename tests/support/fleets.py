@@ -12,8 +12,10 @@ import msgpack  # type: ignore[import-untyped]
 
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import Command, Ended, Reader, framegate, user_folder
-from tests.support.runs import wait_until
+from tests.support.runs import children, wait_until
 from tests.support.servers import server
+
+ORPHANS_S = 60.0  # all end at once by a signal of the kernel; a busy machine takes longer
 
 
 class Fleet:
@@ -51,17 +53,26 @@ class Fleet:
         """What `fleet status` shows."""
         return json.loads(self.does("status", "--json").out)
 
-    def start(self, slot: str, host: str, url: str = "", http: str = "off") -> Command:
+    def start(
+        self, slot: str, host: str, url: str = "", http: str = "off", package: Path | None = None
+    ) -> Command:
         """Start a slot as on a host of that name: in a folder of its own.
 
-        url   by which it reaches the store over a link; "": directly
-        http  where its HTTP port listens
+        url      by which it reaches the store over a link; "": directly
+        http     where its HTTP port listens
+        package  as in `Command`
         """
         folder = self.folder / host
         if not folder.exists():
             user_folder(folder, more=self._more)
         words = ("--slot", slot, "-d", "data", "--store", url or self.url, "--http", http)
-        return self.stack.enter_context(Command(folder, "run", *words))
+        return self.stack.enter_context(Command(folder, "run", *words, package=package))
+
+    def kill(self, slot: Command) -> None:
+        """Kill the supervisor of a slot, and wait until no process of the slot is left."""
+        processes = _descendants(slot.process.pid)
+        slot.kill()
+        wait_until("no orphan is left", lambda: not any(map(_is_alive, processes)), ORPHANS_S)
 
     def slot_of(self, source: str) -> str:
         """The slot to which the plan gives a source."""
@@ -108,6 +119,21 @@ class Fleet:
         """End all slots."""
         self.stack.close()
         self.reader.close()
+
+
+def _descendants(pid: int) -> list[int]:
+    found = list(children(pid))
+    for child in children(pid):
+        found += _descendants(child)
+    return found
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 @contextmanager
