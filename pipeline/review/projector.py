@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 TRY_AGAIN_S: Final = 5.0  # after a fault of the disk
 TIDY_S: Final = 60.0
+OTHERS_S: Final = 5.0  # between two looks for episodes of other slots; nobody waits for them
 # A run names its sources, so the projector need not look for new ones each second. With one quiet
 # camera these looks took half of the CPU time of the supervisor.
 BLOCK_MS: Final = "5000"
@@ -131,6 +133,7 @@ class Projector:
         self._max_episodes = max_episodes
         self._age_s = age_s
         self._names: frozenset[str] = frozenset()
+        self._others: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._failing = False
         self._unpinned: list[Change] = []
@@ -140,6 +143,13 @@ class Projector:
         """Replace the list of sources."""
         self._names = frozenset(source.name for source in sources)
         self._changed.set()
+
+    def take_fleet(self, names: Collection[str]) -> None:
+        """Replace the list of the sources of a fleet, of which the episodes are copied, too.
+
+        Their clips are pinned, and their visits copied, only by the slot that serves them.
+        """
+        self._others = frozenset(names)
 
     async def run(self) -> None:
         """Copy entries until cancelled, and then for LAST_S at most the entries that are left."""
@@ -174,6 +184,7 @@ class Projector:
             asyncio.ensure_future(self._changed.wait()),
             asyncio.ensure_future(self._follow_on(projection, names, removed)),
             asyncio.ensure_future(self._tidy(projection, names)),
+            asyncio.ensure_future(self._copy_others(projection, names)),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -209,7 +220,12 @@ class Projector:
             await cancelled(*tasks)
 
     async def _follow(
-        self, projection: Projection, stage: str, names: Collection[str], once: bool
+        self,
+        projection: Projection,
+        stage: str,
+        names: Collection[str],
+        once: bool,
+        pins: bool = True,
     ) -> None:
         known = await self._tried(projection.positions, stage)
         start = {name: str(known[name]) for name in names if name in known}
@@ -234,21 +250,42 @@ class Projector:
                 while follower.ready:  # one transaction for all entries that have been read
                     entries.append(follower.ready.popleft())
                 await self._take(
-                    projection, [entry for entry in entries if isinstance(entry, _Entry)]
+                    projection, [entry for entry in entries if isinstance(entry, _Entry)], pins
                 )
 
     async def _take(
-        self, projection: Projection, entries: Sequence[EventEntry | VisitEntry]
+        self, projection: Projection, entries: Sequence[EventEntry | VisitEntry], pins: bool
     ) -> None:
         # Pin before the position is stored. After a kill in between the clips are pinned again,
         # which changes nothing.
         changes: list[Change] = []
         for entry in entries:
-            if isinstance(entry, EventEntry):
+            if pins and isinstance(entry, EventEntry):
                 changes += entry.changes.changes
         await self._pin(changes)
         for gap in await self._tried(projection.take, entries):
             log.warning("%s", gap)
+
+    async def _copy_others(self, projection: Projection, own: Collection[str]) -> None:
+        """Copy episodes of the fleet's other sources every OTHERS_S, and their times every TIDY_S.
+
+        These reads do not block, so a slot costs the store the same for many sources as for few.
+        """
+        tidied_mono = -math.inf
+        while True:
+            names = self._others - set(own)
+            try:
+                if names:
+                    names &= await in_thread(known_sources, self._url)
+                if names:
+                    await self._follow(projection, keys.EVENTS, names, once=True, pins=False)
+                if names and time.monotonic() - tidied_mono >= TIDY_S:
+                    tidied_mono = time.monotonic()
+                    times = await in_thread(watched, self._url, names)
+                    await self._tried(projection.watch, times)
+            except FramegateError as error:
+                log.debug("episodes of other slots: %s", error)
+            await asyncio.sleep(OTHERS_S)
 
     async def _pin(self, changes: Sequence[Change] = ()) -> None:
         """Pin the clips of these changes, and of those that the index refused before."""
@@ -287,6 +324,12 @@ class Projector:
                     log.info("%s: episodes are stored again", self._file)
                 self._failing = False
                 return result
+
+
+def known_sources(url: str) -> frozenset[str]:
+    """Return the names of all sources of a store. StoreLost, StoreBusy."""
+    with store_errors(url), closing(connect(url)) as client:
+        return frozenset(name.decode() for name in client.hkeys(keys.SOURCES))
 
 
 def watched(url: str, names: Collection[str]) -> list[Watched]:

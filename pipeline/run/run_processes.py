@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,6 +124,7 @@ async def supervise(
         asyncio.create_task(progress.show()),
         asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
     ]
+    projector = None
     if any(stage.name in (EVENTS, VISITS) for stage in plan.stages):
         projector = _projector(setup, plan)
         supervisor.listen(projector.take_sources)
@@ -137,7 +138,7 @@ async def supervise(
     sinks = _sinks_process(setup, plan, supervisor, http)
     if sinks is not None:
         tasks.append(asyncio.create_task(sinks.serve()))
-    tasks += _slot_tasks(supervisor, setup.listening)
+    tasks += _slot_tasks(supervisor, setup.listening, projector)
     for task in tasks:
         task.add_done_callback(_log_error)
     try:
@@ -168,13 +169,20 @@ async def _stop_printer(printer: Printer, code: Exit) -> None:
 
 
 def _slot_tasks(
-    supervisor: Supervisor, listening: socket.socket | None
+    supervisor: Supervisor, listening: socket.socket | None, projector: Projector | None
 ) -> list[asyncio.Task[None]]:
-    """Return the task that follows the plan of a fleet if the run is a slot of one."""
+    """Return the task that follows the plan of a fleet if the run is a slot of one.
+
+    projector  copies episodes of the whole fleet; None: there are no rules
+    """
     slot = supervisor.plan.slot
     if not slot:
         return []
-    return [asyncio.create_task(SlotFollower(slot, supervisor, listening).run())]
+    take_fleet: Callable[[Collection[str]], None] | None = None
+    if projector is not None:
+        take_fleet = projector.take_fleet
+    follower = SlotFollower(slot, supervisor, listening, take_fleet)
+    return [asyncio.create_task(follower.run())]
 
 
 def _projector(setup: RunSetup, plan: Plan) -> Projector:
@@ -222,6 +230,7 @@ def _http_port(
         setup.config.record.free_bytes,
         config=_config_file(setup.config.origin),
         accounts=setup.config.http.accounts_file or "",
+        slot=plan.slot,
     )
     return HttpPort(
         listening,

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
@@ -83,12 +83,20 @@ def next_step(
 class SlotFollower:
     """Follows the plan of the fleet for a run. All methods run in its event loop."""
 
-    def __init__(self, slot: str, supervisor: Supervisor, listening: socket.socket | None) -> None:
+    def __init__(
+        self,
+        slot: str,
+        supervisor: Supervisor,
+        listening: socket.socket | None,
+        take_fleet: Callable[[Collection[str]], None] | None = None,
+    ) -> None:
         """Keep the parts.
 
-        slot       name of the slot that the run of this supervisor is
-        listening  socket of its HTTP port; None if it is off
+        slot        name of the slot that the run of this supervisor is
+        listening   socket of its HTTP port; None if it is off
+        take_fleet  takes the names of all sources of the fleet after each change
         """
+        self._take_fleet = take_fleet
         self._slot = slot
         self._supervisor = supervisor
         self._listening = listening
@@ -203,6 +211,8 @@ class SlotFollower:
 
     def _take(self, plan: FleetPlan) -> None:
         self._plan = plan
+        if self._take_fleet is not None:
+            self._take_fleet(plan.sources)
         names = sorted(plan.sources_of(self._slot))
         log.info(
             "slot %s: version %d of the fleet gives it %s",

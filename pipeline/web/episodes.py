@@ -45,6 +45,7 @@ from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.web.accounts import Caller
 from framegate.pipeline.web.api import limit_of, names_of
+from framegate.pipeline.web.fleet import Fleet
 from framegate.pipeline.web.limits import JSON, Refusal, posted, refused, time_in
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
@@ -145,13 +146,17 @@ class VerdictSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def episode_routes(
-    folder: Path, store: str, pictures: RecordedPictures | None = None
+    folder: Path,
+    store: str,
+    pictures: RecordedPictures | None = None,
+    fleet: Fleet | None = None,
 ) -> list[Route]:
     """Return the routes.
 
     folder    of the run's data
     store     URL of the store
     pictures  keeps the picture of a judged episode; None: none is kept
+    fleet     the fleet of which the run is a slot; None: it is none
     """
     file = folder / FILE
 
@@ -183,16 +188,10 @@ def episode_routes(
         return await _answered(_verdicts, file, request.query_params, caller_of(request))
 
     async def set_verdict(request: Request) -> Response:
-        """Set the verdict of an episode (`true`, `false`, `unsure`), or remove it (`null`)."""
-        try:
-            posted_verdict = await posted(request, VerdictSaid, MAX_VERDICT_BYTES)
-        except Refusal as error:
-            return refused(error)
-        name, verdict = request.path_params["id"], posted_verdict.verdict
-        answer = await _answered(_judge, file, name, verdict)
-        if answer.status_code == 200 and verdict and pictures is not None:
-            pictures.notice()
-        return answer
+        """Set the verdict of an episode (`true`, `false`, `unsure`), or remove it (`null`). In a
+        fleet, the slot that serves the source takes it first, and keeps the picture.
+        """
+        return await _take_verdict(request, file, pictures, fleet)
 
     one_episode = "/api/v1/episodes/{id:path}"
     return [
@@ -204,6 +203,42 @@ def episode_routes(
         Operation("/api/v1/verdicts", verdicts, [_SINCE, _UNTIL], gives=list[VerdictCounts]),
         page("/review", "review.html", "The page to look through episodes and judge them."),
     ]
+
+
+async def _take_verdict(
+    request: Request, file: Path, pictures: RecordedPictures | None, fleet: Fleet | None
+) -> Response:
+    """Store a posted verdict, in a fleet first with the slot that serves the source."""
+    name = request.path_params["id"]
+    try:
+        posted_verdict = await posted(request, VerdictSaid, MAX_VERDICT_BYTES)
+        failed = await _passed_on(fleet, request, name, posted_verdict)
+    except Refusal as error:
+        return refused(error)
+    if failed is not None:
+        return failed
+    verdict = posted_verdict.verdict
+    answer = await _answered(_judge, file, name, verdict)
+    if answer.status_code == 200 and verdict and pictures is not None:
+        pictures.notice()
+    return answer
+
+
+async def _passed_on(
+    fleet: Fleet | None, request: Request, name: str, verdict: VerdictSaid
+) -> Response | None:
+    """Send a verdict to the slot that serves the source of an episode, if another one does.
+
+    Return its response if it is a failure, else None. Refusal if it does not answer.
+    """
+    if fleet is None:
+        return None
+    source = name.partition("/")[0]
+    response = await fleet.answer(request, source, msgspec.json.encode(verdict))
+    if response is None or response.status_code != 200:
+        return response
+    response.close()
+    return None
 
 
 async def _answered(answer: Callable[..., Any], *arguments: Any) -> Response:

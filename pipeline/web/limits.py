@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ class WebLimits:
     connections  connections at once; a new one takes the place of the one that is idle longest
     requests     allowed requests under way at once; fewer than connections, so that one is idle
     streams      streams of events and of pictures at once, together
+    forwarded    requests that other hosts of the fleet answer at once
     clips        clips made and sent at once
     trials       trials of rules at once
     ask_s        seconds for which a connection may be idle, or take to send the head of a request
@@ -43,6 +45,7 @@ class WebLimits:
     connections: int = 256
     requests: int = 192
     streams: int = 64
+    forwarded: int = 64
     clips: int = 2
     trials: int = 1
     ask_s: float = 10.0
@@ -53,11 +56,13 @@ class WebLimits:
     def within(cls, descriptors: int) -> WebLimits:
         """Return limits for a process that may open `descriptors` files.
 
-        A connection takes one, and a stream one more for its connection to the store. Half of them
-        stay free for the files and store connections of other requests.
+        A connection takes one, and a stream one more for its connection to the store. A forwarded
+        request takes one for its connection to the other host. Half of the descriptors stay free
+        for the files and store connections of other requests.
         """
         connections = min(cls.connections, max(16, descriptors // 4))
-        return cls(connections, requests=connections * 3 // 4, streams=connections // 4)
+        share = connections // 4
+        return cls(connections, requests=3 * share, streams=share, forwarded=share)
 
 
 LIMITS: Final = WebLimits()
@@ -159,19 +164,34 @@ async def posted(
 
 
 class Streamed(Response):
-    """An endless response. The next part is made when the client took the one before.
+    """A response in parts, often endless. The next part is made when the client took the last one.
 
     It ends with the client's connection, which the server closes if the client reads nothing.
     """
 
     def __init__(
-        self, parts: AsyncIterator[bytes], media_type: str, held: contextlib.ExitStack
+        self,
+        parts: AsyncIterator[bytes],
+        media_type: str,
+        held: contextlib.ExitStack,
+        status: int = 200,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """held: closed when the response ends."""
-        super().__init__(headers={**NO_STORE, "X-Accel-Buffering": "no"}, media_type=media_type)
-        del self.headers["content-length"]
+        """Keep the parts.
+
+        held     closed when the response ends
+        headers  in addition to those of a response that is not cached, or in their place
+        """
+        usual = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(None, status, {**usual, **headers}, media_type or None)
+        if "content-length" not in headers:
+            del self.headers["content-length"]
         self._parts = parts
         self._held = held
+
+    def close(self) -> None:
+        """Close what the response holds. A response that is not sent needs this."""
+        self._held.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the parts until they end or the client disconnects."""
@@ -179,7 +199,11 @@ class Streamed(Response):
             await while_connected(self._send(send), receive)
 
     async def _send(self, send: Send) -> None:
-        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        head = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
         await send(head)
         async with contextlib.aclosing(self._parts) as parts:  # type: ignore[type-var]
             async for part in parts:

@@ -77,6 +77,19 @@ class ApiFault(msgspec.Struct, frozen=True, omit_defaults=True):
     places: Sequence[RecordingPlace] = ()
 
 
+class ServedBy(msgspec.Struct, frozen=True):
+    """The slot of a fleet that serves a source; a run without a fleet has none.
+
+    slot  name of the slot; null: none
+    host  its host name; null: it is unknown, because the slot gives no sign of life
+    away  why the slot does not serve the source now; null: it does
+    """
+
+    slot: str | None
+    host: str | None
+    away: str | None
+
+
 def _json(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
 
@@ -185,7 +198,8 @@ AT_MOST: Final = parameter(
 )
 
 _ALWAYS: Final = (
-    *(Result, Output[Any], Change, Trimmed, SourceEnd, ApiFault, View, SourceStatus, Beside),
+    *(Result, Output[Any], Change, Trimmed, SourceEnd, ApiFault),
+    *(View, SourceStatus, Beside, ServedBy),
 )
 """The types of faults, of streams of events and of sources, which no route names."""
 
@@ -238,6 +252,7 @@ def _schemas(kinds: Sequence[Any], components: dict[str, Schema]) -> dict[str, S
     fields["dropped"] = fields.pop("drops")
     fields |= {name: status["properties"][name] for name in ("live", "url", "credit")}
     fields |= schemas.pop("Beside")["properties"]
+    fields |= schemas.pop("ServedBy")["properties"]
     source |= {"title": "Source", "required": sorted(fields)}
     output = schemas.pop("Output_Any_") | {"title": "Output"}
     if "Page" in schemas:

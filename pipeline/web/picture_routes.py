@@ -34,8 +34,10 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.results import GateView, Result
+from framegate.pipeline.web.forward import OtherHost, is_forwarded
 from framegate.pipeline.web.frames import LastFrame, LastFrames
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, Streamed, whole_number
+from framegate.pipeline.web.other_slots import OtherSlots, answered_by_its_slot, joined
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.route_table import caller_of
 
@@ -162,6 +164,8 @@ LIVE_BUDGET: Final = 60.0  # pictures per second in one response of /live
 MAX_WIDTH: Final = 16384
 CHECK_S: Final = 5.0  # between two checks whether the sources of a stream still exist
 
+LIVE: Final = "application/octet-stream"
+
 _BOUNDARY: Final = "framegate"
 
 SourceStates = Callable[[], Mapping[str, str]]
@@ -181,6 +185,7 @@ def picture_routes(
     sources: SourceStates,
     streams: AtOnce | None = None,
     newest: GetNewest | None = None,
+    elsewhere: OtherSlots | None = None,
 ) -> list[Route]:
     """Return the routes. They read, open and encode nothing before a request.
 
@@ -188,9 +193,11 @@ def picture_routes(
              may block for some ms
     streams  limit of streams, shared with those of events
     newest   returns the frame of a snapshot; default: that of `frames`
+    elsewhere  sources of other slots of a fleet
     """
     shared = SharedPictures(frames, lambda frame: as_jpeg(frame, width=WIDTH), FPS)
-    viewers = _Viewers(shared, sources, streams or AtOnce(LIMITS.streams, "streams"))
+    places = streams or AtOnce(LIMITS.streams, "streams")
+    viewers = _Viewers(shared, sources, places, elsewhere)
 
     async def snapshot(request: Request) -> Response:
         """The last frame of a source as a JPEG; `?plain=1`: without boxes; `?width=640`: at most.
@@ -210,14 +217,14 @@ def picture_routes(
     async def live(request: Request) -> Response:
         """Pictures of many sources (`?sources=A,B`) in one response, for the live page."""
         asked = request.query_params.get("sources", "").split(",")
-        return await viewers.stream(request, asked, _lines, "application/octet-stream")
+        return await viewers.live(request, asked)
 
     return [
         page(
             "/", "page.html", "The live page: pictures, latency, objects and drops of each source."
         ),
-        Route("/snapshot/{source}.jpg", snapshot),
-        Route("/stream/{source}.mjpg", stream),
+        Route("/snapshot/{source}.jpg", answered_by_its_slot(snapshot, elsewhere)),
+        Route("/stream/{source}.mjpg", answered_by_its_slot(stream, elsewhere)),
         Route("/live", live),
     ]
 
@@ -229,6 +236,7 @@ class _Viewers:
     shared: SharedPictures
     sources: SourceStates
     places: AtOnce
+    elsewhere: OtherSlots | None = None
 
     async def known(self) -> Mapping[str, str]:
         """Return the run's sources with their states, and forget pictures of all others."""
@@ -255,6 +263,41 @@ class _Viewers:
             fps = min(FPS, LIVE_BUDGET / len(names))
             shown = self.shared.stream(names, fps, _gone(names, self.known))
             return Streamed(encode(shown), kind, held.pop_all())
+
+    async def live(self, request: Request, asked: list[str]) -> Response:
+        """Return the pictures of the asked sources, also of other slots, or why there are none.
+
+        With sources of other slots it ends when a source has moved, and the viewer asks again.
+        """
+        elsewhere = self.elsewhere
+        by_port: dict[OtherHost, list[str]] = {}
+        if elsewhere is not None and not is_forwarded(request):
+            asked = caller_of(request).seen(asked)
+            by_port = await run_in_threadpool(elsewhere.by_port, asked)
+        if elsewhere is None or not by_port:
+            return await self.stream(request, asked, _lines, LIVE)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self.places.taken())
+            except Refusal as error:
+                return _not_now(str(error))
+            known = await self.known()
+            own = sorted(known.keys() & asked)
+            parts = [elsewhere.pictures(request, at, names) for at, names in by_port.items()]
+            if own:
+                fps = min(FPS, LIVE_BUDGET / len(own))
+                parts.append(_lines(self.shared.stream(own, fps, _gone(own, self.known))))
+            have_moved = partial(self._have_moved, asked, by_port, own)
+            return Streamed(joined(parts, have_moved, CHECK_S), LIVE, held.pop_all())
+
+    async def _have_moved(
+        self, asked: Collection[str], by_port: Mapping[OtherHost, list[str]], own: list[str]
+    ) -> bool:
+        """Return whether other slots, or this one, serve these sources now."""
+        assert self.elsewhere is not None
+        known = await self.known()
+        now = await run_in_threadpool(self.elsewhere.by_port, asked)
+        return now != by_port or sorted(known.keys() & asked) != own
 
 
 def _seen(known: Mapping[str, str], request: Request) -> dict[str, str]:
@@ -365,10 +408,16 @@ class Sensitivity(msgspec.Struct, frozen=True):
     levels: list[list[float]]
 
 
-def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates) -> list[Route]:
+def sensitivity_routes(
+    frames: LastFrames,
+    as_map: AsMap,
+    sources: SourceStates,
+    elsewhere: OtherSlots | None = None,
+) -> list[Route]:
     """Return the routes.
 
-    as_map  encodes a result with a map as PNG; its frame is None if its pixels are gone
+    as_map     encodes a result with a map as PNG; its frame is None if its pixels are gone
+    elsewhere  sources of other slots of a fleet
     """
 
     def answer(request: Request, give: Callable[[Result, LastFrame | None], Response]) -> Response:
@@ -384,21 +433,21 @@ def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates)
             return _not_now(f"source {name}: its last results contain no map; run with --draw gate")
         return give(*last)
 
-    def numbers(request: Request) -> Response:
+    async def numbers(request: Request) -> Response:
         """How small a change the gate sees in each tile, as JSON; needs `--draw gate`."""
-        return answer(request, lambda result, _: _map_response(result))
+        return await run_in_threadpool(answer, request, lambda result, _: _map_response(result))
 
-    def picture(request: Request) -> Response:
+    async def picture(request: Request) -> Response:
         """The same over the source's last picture, as a PNG."""
 
         def give(result: Result, frame: LastFrame | None) -> Response:
             return Response(as_map(result, frame), 200, FRESH, "image/png")
 
-        return answer(request, give)
+        return await run_in_threadpool(answer, request, give)
 
     return [
-        Route("/sensitivity/{source}.json", numbers),
-        Route("/sensitivity/{source}.png", picture),
+        Route("/sensitivity/{source}.json", answered_by_its_slot(numbers, elsewhere)),
+        Route("/sensitivity/{source}.png", answered_by_its_slot(picture, elsewhere)),
     ]
 
 

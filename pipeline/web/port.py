@@ -80,6 +80,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     free_bytes    bytes of the disk that clips leave free
     config        path of the configuration file; empty: the run has none
     accounts      path of the file of accounts; empty: the run has none
+    slot          slot of a fleet that the run is; empty: it is none
     idle_s        seconds without a request after which the process ends
     """
 
@@ -95,6 +96,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     free_bytes: int = 0
     config: str = ""
     accounts: str = ""
+    slot: str = ""
     idle_s: float = 75.0  # above a minute: a scrape each minute does not start a process each time
 
 

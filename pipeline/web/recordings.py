@@ -43,6 +43,7 @@ from framegate.pipeline.recording.playlist import RecordedStretch, parts, playli
 from framegate.pipeline.recording.recorder_states import RecordingGap
 from framegate.pipeline.review.kept_pictures import WIDTH
 from framegate.pipeline.system.machine import free_bytes
+from framegate.pipeline.web.forward import Forwarder, OtherHost, is_forwarded
 from framegate.pipeline.web.limits import (
     LIMITS,
     AtOnce,
@@ -120,16 +121,16 @@ def recording_routes(
     pictures: RecordedPictures | None = None,
     limits: WebLimits = LIMITS,
     free_bytes: int = 0,
-    store: str = "",
+    elsewhere: OtherHosts | None = None,
 ) -> list[Route]:
     """Return the routes.
 
     data        the run's folder
     pictures    None if the run serves no pictures
     free_bytes  bytes of the disk that clips leave free, as recordings do
-    store       URL of the store in which a fleet notes its recordings; "": none
+    elsewhere   the recordings of other hosts of a fleet
     """
-    elsewhere = OtherHosts(store, data)
+    elsewhere = elsewhere or OtherHosts("", data, Forwarder())
     clips = Clips(data, write_clip, limits.clips, free_bytes)
     api = _Recordings(data, clips, pictures, elsewhere)
     base = "/api/v1/recordings"
@@ -139,6 +140,8 @@ def recording_routes(
     listed = _answered(api.playlist, elsewhere)
     pictured = _answered(api.picture, elsewhere)
     described = _answered(api.of_source, elsewhere)
+    init = _answered(api.init, elsewhere)
+    segment = _answered(api.segment, elsewhere)
     return [
         Operation(base, _answered(api.sources), gives=list[RecordedSource]),
         Operation(source, described, [_OF, FROM, TO], gives=RecordedTime),
@@ -147,20 +150,22 @@ def recording_routes(
         Operation(
             f"{source}/picture.jpg", pictured, [_OF, *_FRAME, _AT, _WIDE, _OWNER], gives=_JPEG
         ),
-        Operation(init_name, _answered(api.init), [_OF, _DIGEST], gives=_VIDEO),
-        Operation(media_name, _answered(api.segment), [_OF, *_SEGMENT], gives=_VIDEO),
+        Operation(init_name, init, [_OF, _DIGEST], gives=_VIDEO),
+        Operation(media_name, segment, [_OF, *_SEGMENT], gives=_VIDEO),
     ]
 
 
 class OtherHosts:
     """The recordings of other hosts of a fleet, as its store names them. Any thread."""
 
-    def __init__(self, store: str, data: Path) -> None:
+    def __init__(self, store: str, data: Path, forwarder: Forwarder) -> None:
         """Keep the parts.
 
-        store  URL of the store; "": there is no fleet
-        data   the run's folder, which is left out
+        store      URL of the store; "": there is no fleet
+        data       the run's folder, which is left out
+        forwarder  sends requests to other hosts
         """
+        self._forwarder = forwarder
         self._store = store
         self._own = own_key(data)
 
@@ -171,6 +176,27 @@ class OtherHosts:
             with contextlib.suppress(FramegateError):
                 places = places_of(self._store, source)
         return overlapping(places, self._own, since, until)
+
+    async def answer(self, request: Request, refusal: Refusal) -> Response:
+        """Return the response of the host that has what this one lacks, or the refusal.
+
+        The hosts with recordings of the requested time are asked in turn, until one has it.
+        """
+        if is_forwarded(request):
+            return refused(refusal)
+        refusal = await run_in_threadpool(self.named, request, refusal)
+        for place in refusal.places:
+            if place.http:
+                at = OtherHost(place.slot, place.host, place.http)
+                try:
+                    response = await self._forwarder.answer(request, at, places=refusal.places)
+                except Refusal as error:
+                    refusal = error
+                    continue
+                if response.status_code != 404:
+                    return response
+                response.close()
+        return refused(refusal)
 
     def named(self, request: Request, refusal: Refusal) -> Refusal:
         """Return the refusal of a request; a 404 names the hosts that have the requested time."""
@@ -203,20 +229,16 @@ def _asked_span(query: QueryParams) -> tuple[float, float]:
 def _answered(
     make: Callable[[Request], Response], elsewhere: OtherHosts | None = None
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint of a function for a thread. elsewhere: names other hosts in a 404"""
-
-    def made(request: Request) -> Response:
-        try:
-            return make(request)
-        except Refusal as refusal:
-            if elsewhere is None:
-                raise
-            raise elsewhere.named(request, refusal) from None
+    """Return the endpoint of a function for a thread. elsewhere: answer instead of a 404"""
 
     async def answer(request: Request) -> Response:
         try:
-            return await run_in_threadpool(made, request)
-        except (Refusal, FramegateError) as error:
+            return await run_in_threadpool(make, request)
+        except Refusal as refusal:
+            if elsewhere is None:
+                return refused(refusal)
+            return await elsewhere.answer(request, refusal)
+        except FramegateError as error:
             return refused(error)
 
     answer.__doc__ = make.__doc__
@@ -324,7 +346,7 @@ class _Recordings:
                 path, n_parts = await run_in_threadpool(self._clips.write, request, held)
                 kept = held.pop_all()
         except Refusal as refusal:
-            return refused(await run_in_threadpool(self._elsewhere.named, request, refusal))
+            return await self._elsewhere.answer(request, refusal)
         except FramegateError as error:
             return refused(error)
         name = f"{request.path_params['source']}.mp4"

@@ -64,6 +64,7 @@ ROUTES: Final[Mapping[str, RouteRow]] = {
     "GET /api/v1/sources": RouteRow("viewer", "endpoint"),
     "GET /api/v1/results": RouteRow("viewer", "endpoint"),
     "GET /api/v1/results/stream": RouteRow("viewer", "endpoint"),
+    "GET /api/v1/fleet/recordings": RouteRow("viewer", "endpoint"),
     "GET /api/v1/fleet/targets": RouteRow("viewer", "whole"),
     # Episodes and verdicts.
     "GET /api/v1/episodes": RouteRow("viewer", "query"),

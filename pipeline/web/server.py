@@ -39,7 +39,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
-from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import GetStatus, RuleRequest, RunRules
 from framegate.pipeline.store.redis_client import connect, store_errors
@@ -56,14 +56,15 @@ from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.filters import filter_routes
-from framegate.pipeline.web.fleet import fleet_routes
+from framegate.pipeline.web.fleet import Fleet, fleet_routes
+from framegate.pipeline.web.forward import Forwarder
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
-from framegate.pipeline.web.openapi import SOURCES, Operation
+from framegate.pipeline.web.openapi import SOURCES, Operation, ServedBy
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
-from framegate.pipeline.web.recordings import recording_routes
+from framegate.pipeline.web.recordings import OtherHosts, recording_routes
 from framegate.pipeline.web.route_table import caller_of, with_doors
 from framegate.pipeline.web.rules import rule_routes
 from framegate.pipeline.web.visits import visit_routes
@@ -134,10 +135,20 @@ class RunReader:
     """The state of the run, from its supervisor and its store. Methods may run in any thread."""
 
     def __init__(
-        self, line: ControlLine, store: str, frames: FrameViews, data: Path | None = None
+        self,
+        line: ControlLine,
+        store: str,
+        frames: FrameViews,
+        data: Path | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
-        """data: the run's folder."""
+        """Keep the parts.
+
+        data   the run's folder
+        fleet  the fleet of which the run is a slot; None: it is none
+        """
         self._line = line
+        self._fleet = fleet
         self._url = store
         self._frames = frames
         self._data = data
@@ -168,20 +179,52 @@ class RunReader:
         """Return the rules of the run, after a change. RequestRefused; NoReply."""
         return self._line.ask(request, RunRules, ANSWER_S)
 
-    def names(self) -> list[str]:
+    def own_names(self) -> list[str]:
         """Return the names of the run's sources. NoReply."""
         return [source.name for source in self.status().sources]
 
-    def views(self) -> list[tuple[View, SourceStatus, Beside]]:
-        """Return the run's sources with their rates since the last call. StoreLost, StoreBusy."""
+    def names(self) -> list[str]:
+        """Return the names of the run's sources, or of those of its whole fleet. NoReply."""
+        return self.own_names() + self._others()
+
+    def _others(self) -> list[str]:
+        """Return the sources of the fleet that this run does not serve. NoReply."""
+        if self._fleet is None:
+            return []
+        return self._fleet.others(self.own_names())
+
+    def views(self) -> list[dict[str, Any]]:
+        """Return the sources as the live page and the API give them, with their rates since the
+        last call; for a slot, those of the whole fleet. StoreLost, StoreBusy.
+        """
         status = self.status()
+        own = [source.name for source in status.sources]
+        others = self._others()
         with self._looking, store_errors(self._url):
-            views = self._connected().look([source.name for source in status.sources])
+            views = self._connected().look([*own, *others])
             beside = self._beside(self._connected().client, status)
-        return [
-            (view, source, beside[source.name])
-            for view, source in zip(views, status.sources, strict=True)
+        listed = [
+            as_json(view, source, beside[source.name], self._served_here())
+            for view, source in zip(views, status.sources, strict=False)
         ]
+        return listed + [self._elsewhere(view) for view in views[len(own) :]]
+
+    def _served_here(self) -> ServedBy:
+        if self._fleet is None:
+            return ServedBy(None, None, None)
+        return self._fleet.served_here()
+
+    def _elsewhere(self, view: View) -> dict[str, Any]:
+        """Return a source of another slot, with its state from the store."""
+        assert self._fleet is not None
+        now = self._fleet.look()
+        url = ""
+        planned = now.plan.sources.get(view.source)
+        if planned is not None:
+            url = shown(str(planned.keys.get("url", "")))
+        is_camera = view.since is not None
+        source = SourceStatus(view.source, url, is_camera, 0, 0, 0, 0)
+        return as_json(view, source, Beside(), now.served_by(view.source))
 
     def _beside(self, client: Any, status: RunStatus) -> dict[str, Beside]:
         names = [source.name for source in status.sources]
@@ -312,9 +355,11 @@ def routes(run: RunReader) -> list[Route]:
         return JSONResponse({"ready": not why, "why": why}, status)
 
     def sources(request: Request) -> Response:
-        """Each source as JSON: state, rates, latency, drops by reason, objects a frame."""
+        """Each source as JSON: state, rates, latency, drops by reason, objects a frame. A slot of a
+        fleet lists the sources of all slots.
+        """
         caller = caller_of(request)
-        listed = [as_json(*each) for each in run.views() if caller.sees(each[1].name)]
+        listed = [each for each in run.views() if caller.sees(each["source"])]
         return Response(msgspec.json.encode(listed), 200, _NO_STORE, "application/json")
 
     return [
@@ -325,7 +370,7 @@ def routes(run: RunReader) -> list[Route]:
     ]
 
 
-def as_json(view: View, source: SourceStatus, beside: Beside) -> dict[str, Any]:
+def as_json(view: View, source: SourceStatus, beside: Beside, served: ServedBy) -> dict[str, Any]:
     """Return a source as the live page and the API give it."""
     if view.promise is not None:  # msgspec.Raw has no builtin form
         promise = msgspec.structs.replace(view.promise, declared=(), closed=())
@@ -333,7 +378,7 @@ def as_json(view: View, source: SourceStatus, beside: Beside) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(view)
     fields["dropped"] = fields.pop("drops")
     fields |= {"live": source.live, "url": source.url, "credit": source.credit}
-    return {**fields, **msgspec.to_builtins(beside)}
+    return {**fields, **msgspec.to_builtins(beside), **msgspec.to_builtins(served)}
 
 
 def make_app(
@@ -344,7 +389,11 @@ def make_app(
     If the class for pictures cannot be loaded, the application has no pictures and logs the error.
     """
     frames = FrameViews(line)
-    run = RunReader(line, spec.store, frames, Path(spec.folder))
+    forwarder = Forwarder(AtOnce(limits.forwarded, "requests to other hosts"))
+    fleet = None
+    if spec.slot:
+        fleet = Fleet(spec.store, spec.slot, forwarder)
+    run = RunReader(line, spec.store, frames, Path(spec.folder), fleet)
     streams = AtOnce(limits.streams, "streams")
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving, streams)
     all_routes += filter_routes(Path(spec.folder), spec.store, run.ask_filters)
@@ -357,16 +406,21 @@ def make_app(
         pictures = kind(
             frames.frame_store, spec.store, run.missing_pictures, spec.blur_faces, folder
         )
-        all_routes += pictures.routes(streams)
+        all_routes += pictures.routes(streams, fleet)
         recorded = RecordedPictures(folder, pictures.recorded, spec.blur_faces, spec.masked)
         recorded.start()
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
-    all_routes += episode_routes(Path(spec.folder), spec.store, recorded)
+    all_routes += episode_routes(Path(spec.folder), spec.store, recorded, fleet)
     all_routes += visit_routes(Path(spec.folder), recorded)
     all_routes += like_routes(spec.config, run.ask_rules)
     all_routes += recording_routes(
-        Path(spec.folder), _write_clip, recorded, limits, spec.free_bytes, spec.store
+        Path(spec.folder),
+        _write_clip,
+        recorded,
+        limits,
+        spec.free_bytes,
+        OtherHosts(spec.store, Path(spec.folder), forwarder),
     )
     return Starlette(
         routes=with_doors(all_routes), exception_handlers={FramegateError: _unavailable}

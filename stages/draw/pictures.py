@@ -20,6 +20,7 @@ from framegate.pipeline.recording.index import Index, RecordedPlace, Segment
 from framegate.pipeline.recording.index_tables import RecordingLost
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.limits import AtOnce
+from framegate.pipeline.web.other_slots import OtherSlots
 from framegate.pipeline.web.picture_routes import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import ClipFailed, recorded_frame
 from framegate.stages.detections import scaled
@@ -55,12 +56,18 @@ class Pictures:
         if blur_faces:
             self._faces = FaceBlur()
 
-    def routes(self, streams: AtOnce | None = None) -> list[Route]:
-        """Return the routes of the page, snapshots, streams and maps. streams: limit of streams."""
+    def routes(
+        self, streams: AtOnce | None = None, elsewhere: OtherSlots | None = None
+    ) -> list[Route]:
+        """Return the routes of the page, snapshots, streams and maps. See picture_routes."""
         draw_frame = partial(as_jpeg, faces=self._faces)
         return [
-            *picture_routes(self._frames, draw_frame, self._sources, streams, self.newest),
-            *sensitivity_routes(self._frames, partial(as_map, faces=self._faces), self._sources),
+            *picture_routes(
+                self._frames, draw_frame, self._sources, streams, self.newest, elsewhere
+            ),
+            *sensitivity_routes(
+                self._frames, partial(as_map, faces=self._faces), self._sources, elsewhere
+            ),
         ]
 
     def newest(self, source: str) -> LastFrame | None:

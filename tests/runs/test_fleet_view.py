@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import urllib.error
@@ -20,10 +21,12 @@ from tests.support.commands import framegate, user_folder
 from tests.support.fleets import Fleet, fleet
 from tests.support.own_servers import free_port
 from tests.support.recorded import write_both
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 
 FRAMES = 100
+PLAYLIST = "application/vnd.apple.mpegurl"
 RECORDS = '[record]\nsources = ["north", "south"]\n'
+TOKEN = "one-token-for-all-slots"
 VISITS = '[stages.events]\nuse = "user_stages:Visits"\ninput = "cache"\non_lag = "wait"\n'
 
 
@@ -47,18 +50,37 @@ class TwoHosts:
 
     def get(self, slot: str, path: str, *, token: bool = True) -> tuple[int, Any]:
         """Status and JSON of a path at the port of a slot."""
+        code, body, _ = self.fetch(slot, path, token=TOKEN if token else "")
+        return code, json.loads(body) if body[:1] in (b"{", b"[") else body.decode()
+
+    def fetch(
+        self, slot: str, path: str, *, token: str = TOKEN, body: Any = None, more: Any = None
+    ) -> tuple[int, bytes, Any]:
+        """Status, body and headers of a path at the port of a slot.
+
+        body  what is posted, as JSON
+        more  further headers
+        """
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[slot]}{path}")
+        for name, value in (more or {}).items():
+            request.add_header(name, value)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
         if token:
-            secret = (self.fleet.folder / f"host_{slot}" / "data" / "http.token").read_text("utf-8")
-            request.add_header("Authorization", f"Bearer {secret.strip()}")
+            request.add_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, answer.read(), answer.headers
         except urllib.error.HTTPError as error:
-            body = error.read()
-            return error.code, json.loads(body) if body.startswith(b"{") else body.decode()
+            return error.code, error.read(), error.headers
         except OSError as error:  # its process does not answer so far
-            return 0, str(error)
+            return 0, str(error).encode(), {}
+
+    def other(self, source: str) -> str:
+        """The slot that does not serve a source."""
+        [other] = self.ports.keys() - {self.places[source]}
+        return other
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +88,10 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
     folder = tmp_path_factory.mktemp("fleet")
     clip = write_both(folder / "clip.mp4", FRAMES / 25)
     source = {"url": str(clip), "cost": 0.5}
+    (folder / "token").write_text(TOKEN, encoding="utf-8")
+    access = f'[http]\ntoken_file = "{folder / "token"}"\n'
     ports = {"a": free_port(), "b": free_port()}
-    with fleet(folder, RECORDS + VISITS) as at:
+    with fleet(folder, RECORDS + access + VISITS) as at:
         at.apply({"a": 0.5, "b": 0.5}, {"north": source, "south": source})
         for slot, port in ports.items():
             at.start(slot, f"host_{slot}", http=f"0.0.0.0:{port}")
@@ -149,15 +173,98 @@ def test_each_host_names_the_one_that_has_a_recording(hosts: TwoHosts) -> None:
         span = f"from={place['since']}&to={place['until']}"
         code, here = hosts.get(slot, f"{path}?{span}")
         assert (code, here["elsewhere"]) == (200, [])
-        for asked in (f"?{span}", f"/clip.mp4?{span}", f"/picture.jpg?at={place['until'] - 0.1}"):
-            code, fault = hosts.get(other, path + asked)
-            assert (code, fault["places"]) == (404, [place])
-            assert f"slot {slot} on host {name} (http://{http})" in fault["error"]
+        assert hosts.fetch(other, f"{path}?{span}")[:2] == hosts.fetch(slot, f"{path}?{span}")[:2]
         code, fault = hosts.get(other, f"{path}?from={place['until'] + 9}&to={place['until'] + 99}")
         assert (code, "places" in fault) == (404, False)
     table = hosts.shown("recordings")
     assert "north" in table
     assert "south" in table
+
+
+def test_each_slot_lists_all_sources_and_who_serves_them(hosts: TwoHosts) -> None:
+    name = socket.gethostname()
+    for slot in hosts.ports:
+        listed = {each["source"]: each for each in hosts.get(slot, "/api/v1/sources")[1]}
+        assert {
+            source: (each["slot"], each["host"], each["away"], each["state"], each["published"])
+            for source, each in listed.items()
+        } == {
+            source: (place, name, None, "finished", FRAMES)
+            for source, place in hosts.places.items()
+        }
+        results = hosts.get(slot, "/api/v1/results?limit=2")[1]["results"]
+        assert {(each["source"], each["seq"]) for each in results} == {
+            ("north", FRAMES - 1),
+            ("south", FRAMES - 1),
+        }
+
+
+def test_each_slot_lists_the_episodes_of_all_and_a_verdict_reaches_the_slot_of_its_source(
+    hosts: TwoHosts,
+) -> None:
+    expected = sorted(
+        f"{name}/visitor/1-{seq}/0" for name in hosts.places for seq in range(0, FRAMES, 4)
+    )
+
+    def listed(slot: str) -> list[dict[str, Any]]:
+        code, page = hosts.get(slot, "/api/v1/episodes?limit=1000")
+        return page["episodes"] if code == 200 else []
+
+    for slot in hosts.ports:
+        wait_until(
+            f"{slot} lists all episodes",
+            lambda slot=slot: sorted(each["id"] for each in listed(slot)) == expected,
+        )
+    judged = "north/visitor/1-4/0"
+    other = hosts.other("north")
+    path = f"/api/v1/episodes/{judged}/verdict"
+    code, answer, _ = hosts.fetch(other, path, body={"verdict": "false"})
+    assert (code, json.loads(answer)["verdict"]) == (200, "false")
+    for slot in hosts.ports:
+        verdicts = {each["id"]: each["verdict"] for each in listed(slot)}
+        assert verdicts[judged] == "false"
+    assert hosts.fetch(other, path, body={"verdict": "false"}, token="")[0] == 401
+
+
+def test_any_slot_gives_pictures_and_clips_of_all(hosts: TwoHosts) -> None:
+    noted = hosts.get("a", "/api/v1/fleet/recordings")[1]
+    assert {place["source"]: place["slot"] for place in noted} == hosts.places
+    for source, slot in hosts.places.items():
+        other = hosts.other(source)
+        since = next(place["since"] for place in noted if place["source"] == source)
+        base = f"/api/v1/recordings/{source}"
+        for path in (
+            f"/snapshot/{source}.jpg?plain=1",
+            f"{base}/picture.jpg?at={since + 1}",
+            f"{base}/clip.mp4?from={since}&to={since + 2}",
+            f"{base}/playlist.m3u8",
+        ):
+            code, body, headers = hosts.fetch(other, path)
+            there, same, _ = hosts.fetch(slot, path)
+            assert (code, there, body) == (200, 200, same), path
+            assert headers["Content-Type"] in ("image/jpeg", "video/mp4", PLAYLIST)
+        playlist = hosts.fetch(other, f"{base}/playlist.m3u8")[1].decode()
+        segment = next(line for line in playlist.splitlines() if line.endswith(".m4s"))
+        assert hosts.fetch(other, f"{base}/{segment}")[0] == 200
+        part = hosts.fetch(
+            other, f"{base}/clip.mp4?from={since}&to={since + 2}", more={"Range": "bytes=0-99"}
+        )
+        assert (part[0], len(part[1])) == (206, 100)
+
+
+def test_one_response_has_the_live_pictures_of_both_hosts(hosts: TwoHosts) -> None:
+    for slot, port in hosts.ports.items():
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        connection.request("GET", "/live?sources=north,south", headers=headers)
+        answer = connection.getresponse()
+        assert answer.status == 200, slot
+        shown = set()
+        while shown != {"north", "south"}:
+            head = json.loads(answer.readline())
+            assert answer.read(head["bytes"]).startswith(b"\xff\xd8")
+            shown.add(head["source"])
+        connection.close()
 
 
 def test_the_slots_have_no_more_connections_than_check_states(hosts: TwoHosts) -> None:

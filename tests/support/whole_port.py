@@ -19,6 +19,7 @@ from framegate.pipeline.contracts.visits import VisitEntry
 from framegate.pipeline.engine import control_messages
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import Call, CallReply, GetStatus, reply_of
+from framegate.pipeline.fleet.recording_places import note_places
 from framegate.pipeline.recording.changed_parts import PART_BYTES
 from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
@@ -56,6 +57,7 @@ def fill(store: EmbeddedStore, folder: Path) -> None:
         projection_entries.append(VisitEntry(source, Position(1, 50), START, (there,)))
         record(folder, film, source)
     parts.close()
+    note_places(store.url, "box1", str(folder), "", {})
     with closing(Projection(folder / FILE)) as projection:
         projection.take(sayer.said())
         projection.take(projection_entries)

@@ -44,6 +44,7 @@ REQUESTS: dict[str, Asked] = {
     "GET /api/v1/sources": ("/api/v1/sources", None),
     "GET /api/v1/results": ("/api/v1/results?source=SOURCE", None),
     "GET /api/v1/results/stream": ("/api/v1/results/stream?start=earliest&source=SOURCE", None),
+    "GET /api/v1/fleet/recordings": ("/api/v1/fleet/recordings", None),
     "GET /api/v1/fleet/targets": ("/api/v1/fleet/targets", None),
     "GET /api/v1/episodes": ("/api/v1/episodes?source=SOURCE", None),
     "GET /api/v1/episodes/live": ("/api/v1/episodes/live?start=earliest&source=SOURCE", None),
