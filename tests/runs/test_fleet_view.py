@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -12,12 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from framegate.cli.setup.store_size import StoreLoad
 from framegate.pipeline.system.machine import cores
 from framegate.pipeline.system.ports import own_address
+from framegate.pipeline.web import forward
+from framegate.pipeline.web.forward import Forwarder, OtherHost
+from framegate.pipeline.web.limits import AtOnce, Refusal
 from framegate.pipeline.web.port import bound, outside_address
-from tests.support.commands import framegate, user_folder
+from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.commands import Command, framegate, user_folder
 from tests.support.fleets import Fleet, fleet
 from tests.support.own_servers import free_port
 from tests.support.recorded import write_both
@@ -40,6 +46,7 @@ class TwoHosts:
     fleet: Fleet
     ports: dict[str, int]
     places: dict[str, str]
+    slots: dict[str, Command]
 
     def shown(self, *words: str) -> str:
         """What a command prints that knows only the store."""
@@ -93,13 +100,15 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
     ports = {"a": free_port(), "b": free_port()}
     with fleet(folder, RECORDS + access + VISITS) as at:
         at.apply({"a": 0.5, "b": 0.5}, {"north": source, "south": source})
-        for slot, port in ports.items():
-            at.start(slot, f"host_{slot}", http=f"0.0.0.0:{port}")
+        slots = {
+            slot: at.start(slot, f"host_{slot}", http=f"0.0.0.0:{port}")
+            for slot, port in ports.items()
+        }
         places = {name: at.slot_of(name) for name in ("north", "south")}
         assert set(places.values()) == {"a", "b"}
         for name in places:
             wait_until(f"{name} has ended", lambda name=name: at.ended(name))
-        yield TwoHosts(at, ports, places)
+        yield TwoHosts(at, ports, places, slots)
 
 
 def test_any_slot_lists_all_of_them_for_prometheus(hosts: TwoHosts) -> None:
@@ -284,3 +293,100 @@ def test_a_slot_states_only_an_address_that_other_hosts_reach() -> None:
         assert outside_address(everywhere, "2001:db8::7") == f"[2001:db8::7]:{port}"
     for store in (None, "127.0.0.1", "::1", "no-such-host.invalid"):
         assert own_address(store) == socket.gethostname()
+
+
+def test_the_forwarded_token_decides_and_a_silent_host_costs_no_more_than_the_deadline(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "HEAD_S", 0.2)
+    monkeypatch.setattr(forward, "PART_S", 0.2)
+    forwarder = Forwarder(AtOnce(1, "requests to other hosts"))
+
+    def asked(http: str, path: str, token: str = TOKEN, reads: bool = True) -> Any:
+        """Status of the response of this address, or the reason why there is none."""
+
+        async def ask() -> Any:
+            headers = [(b"authorization", f"Bearer {token}".encode())]
+            scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
+            request = Request({**scope, "query_string": b"", "server": ("here", 80)})
+            response = await forwarder.answer(request, OtherHost("b", "there", http))
+            try:
+                if not reads:
+                    with pytest.raises(Refusal, match="all 1 requests to other hosts"):
+                        await forwarder.answer(request, OtherHost("b", "there", http))
+                return response.status_code
+            finally:
+                response.close()
+
+        try:
+            return asyncio.run(ask())
+        except Refusal as refusal:
+            return refusal.status, str(refusal)
+
+    there = f"127.0.0.1:{hosts.ports['b']}"
+    assert asked(there, "/api/v1/sources") == 200
+    assert asked(there, "/api/v1/sources", reads=False) == 200
+    assert asked(there, "/no-such-path") == 404
+    status, reason = asked(there, "/api/v1/sources", token="a-wrong-token-of-this-test")
+    assert (status, "does not accept the token" in reason) == (502, True)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        reason = f"slot b on host there (http://{address}) does not answer: no answer in time"
+        assert asked(address, "/healthz") == (503, f"{reason}; try later")
+    status, reason = asked("127.0.0.1:1", "/healthz")
+    assert (status, "does not answer" in reason) == (503, True)
+    assert asked("no address", "/healthz")[0] == 503
+
+
+@needs_chromium
+def test_the_pages_of_a_slot_show_the_sources_and_clips_of_the_other(hosts: TwoHosts) -> None:
+    source = "south"
+    slot, other = hosts.places[source], hosts.other(source)
+    with chromium() as browser:
+        visit = Visit(browser, "about:blank")
+        visit.page.set_extra_http_headers({"Authorization": f"Bearer {TOKEN}"})
+        visit.page.goto(f"http://127.0.0.1:{hosts.ports[other]}/")
+        card = f'document.querySelector("[data-source={source}]")'
+        visit.until(f"{card}?.querySelector('img').naturalWidth > 0")
+        words = visit.look(f"{card}.querySelector('.url').textContent")
+        assert words.startswith(f"slot {slot} on {socket.gethostname()} · ")
+        visit.page.fill("#filter", f"{slot} finished")
+        visit.until("[...document.querySelectorAll('article')].filter(e => !e.hidden).length === 1")
+        visit.page.goto(f"http://127.0.0.1:{hosts.ports[other]}/review#source={source}")
+        visit.until("document.querySelector('#list button') !== null")
+        visit.page.click("#list button")
+        visit.until("document.querySelector('video')?.readyState > 0")
+        assert visit.faults == []
+        visit.close()
+
+
+def test_a_host_that_is_away_is_named_and_its_episodes_stay_listed(hosts: TwoHosts) -> None:
+    """The last test: it kills a slot."""
+    source = "south"
+    slot, other = hosts.places[source], hosts.other(source)
+    [place] = [
+        each for each in hosts.get(other, "/api/v1/fleet/recordings")[1] if each["slot"] == slot
+    ]
+    before = hosts.get(other, f"/api/v1/episodes?source={source}")[1]
+    assert len(before["episodes"]) == FRAMES / 4
+    hosts.slots[slot].process.kill()
+    hosts.slots[slot].process.wait()
+
+    def listed() -> dict[str, Any]:
+        sources = hosts.get(other, "/api/v1/sources")[1]
+        return next(each for each in sources if each["source"] == source)
+
+    away = f"slot {slot} gives no sign of life"
+    wait_until("its sources are shown as away", lambda: listed()["away"] == away, 60.0)
+    assert (listed()["slot"], listed()["host"], listed()["published"]) == (slot, None, FRAMES)
+    assert hosts.get(other, f"/api/v1/episodes?source={source}")[1] == before
+    code, reason, _ = hosts.fetch(other, f"/snapshot/{source}.jpg")
+    assert (code, reason.decode()) == (503, f"source {source}: {away}; try later\n")
+    path = f"/api/v1/recordings/{source}/clip.mp4?from={place['since']}&to={place['until']}"
+    code, fault = hosts.get(other, path)
+    assert (code, fault["places"]) == (503, [place])
+    assert (
+        f"slot {slot} on host {place['host']} (http://{place['http']}) does not" in fault["error"]
+    )
+    verdict = f"/api/v1/episodes/{before['episodes'][0]['id']}/verdict"
+    assert hosts.fetch(other, verdict, body={"verdict": "true"})[0] == 503
