@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from framegate.pipeline.config.settings import (
     tables_of,
     type_in_words,
 )
+from framegate.pipeline.config.toml_edit import toml
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.contracts.redaction import redacted
 
@@ -112,26 +113,6 @@ def resolved(config: Config) -> Iterator[str]:
                 continue
             line = f"{entry.key} = {redacted(toml(entry.value))}"
             yield f"{line:<{_COLUMN - 2}}  # {entry.origin or 'default'}"
-
-
-def toml(value: Any) -> str:
-    """Return a value as TOML, in one line."""
-    if isinstance(value, Mapping):
-        if not value:
-            return "{}"
-        entries = [f"{_key(key)} = {toml(inner)}" for key, inner in value.items()]
-        return f"{{ {', '.join(entries)} }}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml, value))}]"
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _key(key: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_-]+", key):
-        return key
-    return json.dumps(key)
 
 
 # -- One key, or all of a table.

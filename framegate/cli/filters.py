@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from framegate.cli.config import toml
 from framegate.cli.console.arguments import add_data
 from framegate.cli.events import EpisodeTable
 from framegate.cli.help import ending
 from framegate.pipeline.config.config import named_filter
+from framegate.pipeline.config.toml_edit import toml
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.object_filters import (
     AddFilter,

@@ -43,6 +43,7 @@ GROUPS: Final[Mapping[str, Mapping[str, ListedCommand]]] = {
     "change an active run": {
         "add": ListedCommand("sources", "add sources to an active run"),
         "remove": ListedCommand("sources", "remove sources from an active run"),
+        "rules": ListedCommand("rules", "show and change rules, areas, profiles and sinks"),
         "filters": ListedCommand("filters", "list, add and remove filters of detected objects"),
     },
     "adapt the detector and the settings": {

@@ -10,6 +10,7 @@ from framegate.cli.console.arguments import (
     add_config,
     add_source_keys,
     add_sources,
+    config_reader,
     configuration,
 )
 from framegate.cli.help import EXITS, ending
@@ -187,6 +188,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         pace=parsed.pace,
         named=frozenset(named_sources(parsed.sources, opens_folders=True)),
         resume_with=_resume_with(parsed),
+        read=config_reader(parsed, without),
         slot=parsed.slot or "",
         fleet_secret=_fleet_secret(parsed),
     )

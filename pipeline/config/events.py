@@ -138,6 +138,7 @@ class RuleConfig:
     schedule       times at which the rule is active, such as "22:00-06:00" or "mon-fri
                    07:30-18:00". Default: always
     after          a table: the rule starts only after an episode of another rule
+    enabled        false: the rule is off. Its open episodes end
     severity       level of the episodes: detection or alert. Sinks can select by it
     clip           keep the part of the recording that belongs to the episode: true, or a table with
                    before_s and after_s
@@ -170,8 +171,22 @@ class RuleConfig:
     min_sightings: int = field(default=2, metadata={"least": 1, "most": 1000})
     schedule: tuple[str, ...] = ()
     after: AfterConfig | None = None
+    enabled: bool = True
     severity: Severity = "detection"
     clip: bool | ClipConfig = False
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """`[events.profiles.NAME]`: rules that are active together, such as at night.
+
+    rules     names of the rules that are active in this profile. A rule that no profile names is
+              active in each of them
+    schedule  times of the profile, as in a rule, if [events] profile is empty. Default: always
+    """
+
+    rules: tuple[str, ...] = ()
+    schedule: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,18 +200,25 @@ class EventsConfig:
                  the new view is the reference
     timezone     time zone of schedules, such as "Europe/Berlin". Default: the time zone of this
                  machine
+    profile      name of the active profile. Default: the first profile in the file whose schedule
+                 includes the time of the frame; if there is none, all rules are active
     areas        areas by name: [events.areas.NAME]
     lines        lines by name: [events.lines.NAME]
     rules        rules by name: [events.rules.NAME]
+    profiles     profiles by name: [events.profiles.NAME]
     """
 
     reconnect_s: float = field(default=30.0, metadata={"least": 0.0, "most": 3600.0})
     handover: bool = True
     view: str = ""
     timezone: str = ""
+    profile: str = ""
     areas: dict[str, AreaConfig] = field(default_factory=dict, metadata={"each": AreaConfig})
     lines: dict[str, LineConfig] = field(default_factory=dict, metadata={"each": LineConfig})
     rules: dict[str, RuleConfig] = field(default_factory=dict, metadata={"each": RuleConfig})
+    profiles: dict[str, ProfileConfig] = field(
+        default_factory=dict, metadata={"each": ProfileConfig}
+    )
 
     def digest(self, name: str) -> str:
         """Return eight hex digits that name a rule with its area, its line and the rules before it.

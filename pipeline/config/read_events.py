@@ -60,8 +60,9 @@ def read_events(table: Mapping[str, Any], faults: list[str]) -> EventsConfig | N
     read = {key: _read_each(key, places.get(key, {}), faults) for key in _EACH}
     if common is None or len(faults) > before:
         return None
-    config = EventsConfig(common.reconnect_s, common.handover, common.view, common.timezone, **read)
-    faults += _zone_fault(config.timezone)
+    given: dict[str, Any] = {**vars(common), **read}
+    config = EventsConfig(**given)
+    faults += _zone_fault(config.timezone) + _profile_faults(config)
     for name, area in config.areas.items():
         faults += [f"events.areas.{name}.{fault}" for fault in _area_faults(area)]
     for name, line in config.lines.items():
@@ -225,13 +226,38 @@ def _rule_faults(config: EventsConfig, rule: RuleConfig, given: Mapping[str, Any
             faults.append(f".{key}: a crossing has no duration; remove this key")
         if rule.when == "like" and key in given:
             faults.append(f".{key}: a visit is judged once, when it has ended; remove this key")
-    for text in rule.schedule:
-        if not _TIME.fullmatch(text):
-            faults.append(
-                f'.schedule: {text!r}: must be like "22:00-06:00" or "mon-fri 07:30-18:00"'
-            )
+    faults += _schedule_faults(rule.schedule)
     if isinstance(rule.at, tuple) and not all(0 <= share <= 1 for share in rule.at):
         faults.append(f".at = {list(rule.at)}: must be 0 to 1 of the width and height of the box")
+    return faults
+
+
+def _schedule_faults(schedule: Iterable[str]) -> list[str]:
+    return [
+        f'.schedule: {text!r}: must be like "22:00-06:00" or "mon-fri 07:30-18:00"'
+        for text in schedule
+        if not _TIME.fullmatch(text)
+    ]
+
+
+def _profile_faults(config: EventsConfig) -> list[str]:
+    faults = []
+    for name, profile in config.profiles.items():
+        place = f"events.profiles.{name}"
+        faults += [f"{place}{fault}" for fault in _schedule_faults(profile.schedule)]
+        for rule in profile.rules:
+            if rule not in config.rules:
+                near = did_you_mean(rule, config.rules)
+                faults.append(
+                    f"{place}.rules: {rule!r}: there is no such rule; known are "
+                    f"{_listed(config.rules)}{near}"
+                )
+    if config.profile and config.profile not in config.profiles:
+        near = did_you_mean(config.profile, config.profiles)
+        faults.append(
+            f"events.profile = {config.profile!r}: there is no [events.profiles.{config.profile}]; "
+            f"known are {_listed(config.profiles)}{near}"
+        )
     return faults
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from framegate.pipeline.contracts.errors import NoReply, RequestRefused
+from framegate.pipeline.contracts.live_config import ConfigRequest
 from framegate.pipeline.contracts.object_filters import FilterRequest, ObjectFilter
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import SourceSpec
@@ -100,29 +101,6 @@ class SharedMemory(msgspec.Struct, frozen=True):
 class GetStatus(msgspec.Struct, frozen=True, tag=True):
     """Ask for the state of the run; the reply is a RunStatus."""
 
-
-class GetRules(msgspec.Struct, frozen=True, tag=True):
-    """Ask for the rules that are evaluated; the reply is RunRules."""
-
-
-class UseRule(msgspec.Struct, frozen=True, tag=True):
-    """Ask to evaluate a rule about marked visits from now on; the reply is RunRules.
-
-    rule   its name
-    table  its keys; None: remove the rule
-    """
-
-    rule: str
-    table: dict[str, Any] | None
-
-
-class RunRules(msgspec.Struct, frozen=True):
-    """The rules that a run evaluates. versions: digest of each rule, by name."""
-
-    versions: dict[str, str]
-
-
-RuleRequest = GetRules | UseRule
 
 # -- Notices of a worker
 
@@ -214,7 +192,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 # -- Messages
 
 
-AnyRequest = Ping | GetTimes | Prepare | GetSharedMemory | GetStatus | FilterRequest | RuleRequest
+AnyRequest = Ping | GetTimes | Prepare | GetSharedMemory | GetStatus | FilterRequest | ConfigRequest
 
 
 class Call(msgspec.Struct, frozen=True, tag=True):

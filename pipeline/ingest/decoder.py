@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FrameStoreFull
@@ -39,7 +39,6 @@ from framegate.pipeline.contracts.source import (
     Source,
     UndecodedFrame,
 )
-from framegate.pipeline.contracts.spec import Polygon
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.ingest.decoder_events import (
     Decoded,
@@ -101,7 +100,7 @@ class DecoderContext:
     note: Callable[[], None] = lambda: None
     new_take: Callable[..., Take | None] = lambda epoch, alignment=None: None  # noqa: ARG005
     open_recorded: Callable[[DecoderGuard, Take | None], PacketSource] | None = None
-    masks: Masks | None = None
+    masks: Masks = field(default_factory=lambda: Masks(()))
     due_from: Callable[[float | None, float], float | None] = lambda pts, ready: None  # noqa: ARG005
 
 
@@ -379,11 +378,9 @@ class DecoderThread(threading.Thread, ABC):
         No reader sees a slot that is being written. The decoder's own picture is not masked,
         because later pictures refer to it.
         """
-        masks = self._worker.masks
         with store.writing(number, position) as pixels:
             frame.write(pixels)
-            if masks is not None:
-                masks.blank(pixels, frame.form)
+            self._worker.masks.blank(pixels, frame.form)
 
     def _put_sound(self, sound: Sequence[SoundBlock], epoch: int) -> bool:
         """Store these blocks; return False if there is no memory: the pictures continue."""
@@ -407,10 +404,7 @@ class DecoderThread(threading.Thread, ABC):
         if not (undecoded and undecoded[0].packets):
             return
         assert self._worker.packet_store is not None
-        masks = self._worker.masks
-        polygons: Sequence[Polygon] = ()
-        if masks is not None:
-            polygons = masks.polygons
+        polygons = self._worker.masks.polygons
         try:
             store = self._worker.packet_store()
         except FrameStoreFull as error:

@@ -39,6 +39,7 @@ from framegate.pipeline.ingest.decoder import DecoderThread
 from framegate.pipeline.ingest.decoder_events import Decoded, Event, Lost, NewEpoch, SourceEnded
 from framegate.pipeline.ingest.due_times import Pace
 from framegate.pipeline.ingest.recorded_stream import RecordedSize, RecordedStreamState
+from framegate.pipeline.shared_memory.masks import Masks
 from framegate.pipeline.store.hop import Attached, Commit
 from framegate.pipeline.system.clocks import camera_time
 
@@ -54,6 +55,7 @@ class Feed:
     def __init__(self, spec: SourceSpec, run: str, began_mono: float) -> None:
         """Follow no decoder; `restart` adds it. run, began_mono: as in WorkerSpec."""
         self.spec = spec
+        self.masks = Masks(spec.masks)
         self.thread: DecoderThread | None = None
         self.token = b""
         self._run = run
@@ -85,6 +87,12 @@ class Feed:
             return False
         is_back = self.spec.ending and not spec.ending
         return spec.past == self.spec.past and not is_back
+
+    def follow(self, spec: SourceSpec) -> None:
+        """Continue with another spec of the source. Its masks apply from the next frame on."""
+        if spec.masks != self.spec.masks:
+            self.masks.polygons = spec.masks
+        self.spec = spec
 
     # -- the store's position
 

@@ -32,7 +32,6 @@ from framegate.pipeline.promise import audit_coin
 from framegate.pipeline.promise.secret import secret_of
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Recording, Take
-from framegate.pipeline.shared_memory.masks import Masks
 from framegate.pipeline.store.worker_connections import Link
 
 OpenSource = Callable[..., Source]
@@ -119,7 +118,7 @@ class DecoderLauncher:
             announce=partial(self._in_turn, name),
             careful_until=self._spec.careful.get(name, START),
             note=partial(self._note, name),
-            masks=Masks(spec.masks) if spec.masks else None,
+            masks=feed.masks,
             due_from=pace.due_from,
         )
         if spec.live:

@@ -321,7 +321,7 @@ class IngestSession:
             is_ending = spec.ending and not feed.spec.ending
             if spec.hands_over:
                 self._leaving.add(name)
-            feed.spec = spec
+            feed.follow(spec)
             if feed.thread is None and not feed.token:
                 new.append(name)
             elif is_ending and feed.thread is not None:

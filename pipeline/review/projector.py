@@ -139,6 +139,13 @@ class Projector:
         self._unpinned: list[Change] = []
         self._pinning = asyncio.Lock()
 
+    def mask(self, masked: Collection[str]) -> None:
+        """Remove the kept pictures of these sources, whose areas are hidden from now on."""
+        blurs_faces, before = self._hides
+        if set(masked) != set(before):
+            self._hides = blurs_faces, masked
+            self._changed.set()
+
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
         """Replace the list of sources."""
         self._names = frozenset(source.name for source in sources)
@@ -161,10 +168,13 @@ class Projector:
             )
             return
         try:
-            await self._tried(projection.hide_pictures, *self._hides)
             before = self._names
+            hidden: tuple[bool, Collection[str]] | None = None
             while True:
                 self._changed.clear()
+                if hidden != self._hides:
+                    hidden = self._hides
+                    await self._tried(projection.hide_pictures, *hidden)
                 names = self._names
                 await self._follow_until_changed(projection, names, before - names)
                 before = names

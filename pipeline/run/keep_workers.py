@@ -14,6 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,12 +228,9 @@ class Workers:
         for worker in self._planned:
             worker.tell(SetOptions(stage, options))
 
-    def options_of(self, stage: str) -> dict[str, Any] | None:
-        """Return the options of a stage; None if the run does not have it."""
-        specs = {each.name: each for each in self._plan.stages}
-        if stage not in specs:
-            return None
-        return specs[stage].options
+    def name_sinks(self, sinks: tuple[str, ...]) -> None:
+        """Report these sinks in the status from now on."""
+        self._plan = replace(self._plan, sinks=sinks)
 
     def _filters(self) -> dict[str, ObjectFilter]:
         """Return the object filters as stages get them, without their origin."""

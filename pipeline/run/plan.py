@@ -219,7 +219,7 @@ def with_certificates(config: Config) -> Config:
     publisher = _publisher(config)
     before = publisher.input
     for each in config.stages:
-        if each.name == WINDOWS == before and _is_shipped(each):  # it then decides nothing
+        if each.name == WINDOWS == before and is_shipped(each):  # it then decides nothing
             before = each.input
     if stage.name != before:
         raise ConfigFaults(
@@ -232,7 +232,7 @@ def with_certificates(config: Config) -> Config:
     certify = StageEntry(CERTIFY, BUILTINS["certify"], stage.name, "wait", False, 0, {})
     stages = []
     for each in config.stages:
-        if each.name == WINDOWS and _is_shipped(each):
+        if each.name == WINDOWS and is_shipped(each):
             each = replace(each, options={**each.options, "decides": False})
         stages.append(each)
     return replace(
@@ -305,7 +305,7 @@ def with_footage(config: Config) -> Config:
     }
     stages = []
     for stage in config.stages:
-        if stage.promises and _is_shipped(stage):
+        if stage.promises and is_shipped(stage):
             stage = replace(stage, options={**stage.options, "tells": True})
         stages.append(stage)
     before = _publisher(config).input
@@ -313,7 +313,8 @@ def with_footage(config: Config) -> Config:
     return replace(config, stages=(*stages, collect))
 
 
-def _is_shipped(stage: StageEntry) -> bool:
+def is_shipped(stage: StageEntry) -> bool:
+    """Return whether a stage is one of ours."""
     return stage.use.startswith("framegate.")
 
 
@@ -383,25 +384,24 @@ def with_sound(config: Config, models: RunModels) -> Config:
 
 
 def with_events(config: Config, models: RunModels) -> Config:
-    """Add the stage that evaluates rules, if there are any, in the publisher's worker.
+    """Add the stage that evaluates rules, in the publisher's worker.
 
-    ConfigFaults for labels that no result can have, and for sounds that are not recognised.
+    It is also added without rules, so that the first one needs no restart, unless the publisher is
+    not ours. ConfigFaults for labels that no result can have, and for sounds that are not
+    recognised.
     """
-    if not config.events.rules:
+    publisher = _publisher(config)
+    is_theirs = not is_shipped(publisher) or EVENTS in {each.name for each in config.stages}
+    if is_theirs and not config.events.rules:
         return config
-    known = models.labels()
-    faults: list[str] = []
-    if known is not None:
-        faults += label_faults(config.events, known)
-    faults += _sound_faults(config, models)
+    faults = event_faults(config, models)
     if faults:
         raise ConfigFaults(faults)
-    publisher = _publisher(config)
     options = msgspec.to_builtins(config.events)
     events = StageEntry(EVENTS, BUILTINS["events"], publisher.name, "wait", False, 0, options)
     stages = []
     for stage in config.stages:
-        if config.events.asks_where and stage.uses_models and _is_shipped(stage):
+        if config.events.asks_where and stage.uses_models and is_shipped(stage):
             stage = replace(stage, options={**stage.options, "backdrops": True})
         stages.append(stage)
     return replace(
@@ -411,6 +411,15 @@ def with_events(config: Config, models: RunModels) -> Config:
     )
 
 
+def event_faults(config: Config, models: RunModels) -> list[str]:
+    """Return the faults of rules: labels that no result can have, and sounds that nobody hears."""
+    known = models.labels()
+    faults: list[str] = []
+    if known is not None:
+        faults += label_faults(config.events, known)
+    return faults + _sound_faults(config, models)
+
+
 def with_visits(config: Config) -> Config:
     """Add the stage that writes the stream of visits, in the publisher's worker.
 
@@ -418,7 +427,7 @@ def with_visits(config: Config) -> Config:
     """
     names = {stage.name for stage in config.stages}
     publisher = _publisher(config)
-    if WINDOWS not in names or not _is_shipped(publisher):
+    if WINDOWS not in names or not is_shipped(publisher):
         return config
     visits = StageEntry(VISITS, BUILTINS["visits"], publisher.name, "wait", False, 0, {})
     return replace(

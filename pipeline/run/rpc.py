@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, RunRefused
+from framegate.pipeline.contracts.live_config import ConfigRequest, LiveConfig
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.folder import RunSource, runs_folder
@@ -130,9 +131,20 @@ class NoRun(ConfigFaults):
 
 
 RunCommand = (
-    Add | Remove | Use | RollBack | GetSources | GetStore | GetHttpToken | GetCounts | FilterRequest
+    Add
+    | Remove
+    | Use
+    | RollBack
+    | GetSources
+    | GetStore
+    | GetHttpToken
+    | GetCounts
+    | FilterRequest
+    | ConfigRequest
 )
-RunReply = Accepted | Refused | SourceList | StoreUrl | HttpToken | StageCounts | FilterList
+RunReply = (
+    Accepted | Refused | SourceList | StoreUrl | HttpToken | StageCounts | FilterList | LiveConfig
+)
 
 _replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)
 

@@ -19,6 +19,12 @@ from framegate.pipeline.contracts.errors import (
     Exit,
     FramegateError,
 )
+from framegate.pipeline.contracts.live_config import (
+    ChangeConfig,
+    GetConfig,
+    ReloadConfig,
+    RestoreConfig,
+)
 from framegate.pipeline.contracts.object_filters import AddFilter, GetFilters, RemoveFilter
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.run.rpc import (
@@ -142,6 +148,8 @@ async def _carry_out(command: RunCommand, supervisor: Supervisor, access: Access
             return SourceList(active.listed(), active.lost(), active.parked())
         case GetFilters() | AddFilter() | RemoveFilter():
             return await supervisor.answer_filters(command)
+        case GetConfig() | ChangeConfig() | RestoreConfig() | ReloadConfig():
+            return await supervisor.answer_config(command)
         case GetCounts():
             return _counts(await supervisor.status())
         case GetStore():

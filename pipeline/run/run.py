@@ -44,6 +44,7 @@ from framegate.pipeline.run.folder import (
     open_folder,
     resumed,
 )
+from framegate.pipeline.run.live_config import RunConfig
 from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.run.plan import (
     Plan,
@@ -307,7 +308,8 @@ def _run_on(setup: RunSetup) -> Exit:
         plan = make_plan(config, run, store.url, folder, options)
         is_quiet = options.json or options.began is not None or config.log.format == "json"
         with open_screen(is_quiet) as screen:
-            code = asyncio.run(supervise(setup, plan, sources, screen))
+            live = RunConfig(setup.config, config, models, options.read)
+            code = asyncio.run(supervise(setup, plan, sources, live, screen))
         if code is not Exit.STOPPED_TWICE:  # the rest is quick: a signal must not interrupt it
             for signum in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(signum, signal.SIG_IGN)

@@ -24,6 +24,7 @@ from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.review.event_database import FILE as EPISODES_FILE
 from framegate.pipeline.review.projector import Projector
 from framegate.pipeline.run.folder import Resumed, RunFolder
+from framegate.pipeline.run.live_config import RunConfig
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered
@@ -61,6 +62,8 @@ class RunOptions:
                  keep them
     slot         name of the fleet's slot that the run is; "": it is none
     fleet_secret  secret of the fleet for the coins of a promise; "": that of the data folder
+    read         returns the configuration of a text of its file with the same command line; None:
+                 the run is inside a program, so its configuration cannot change
     began        in a run inside a program: called with the store's URL and the sources once results
                  may arrive. Such a run shows no progress, and ends only when it is stopped
     """
@@ -76,6 +79,7 @@ class RunOptions:
     resume_with: tuple[str, ...] = ()
     slot: str = ""
     fleet_secret: str = ""
+    read: Callable[[str], Config] | None = None
     began: Callable[[str, Sequence[SourceSpec]], None] | None = None
 
 
@@ -100,12 +104,12 @@ class RunSetup:
 
 
 async def supervise(
-    setup: RunSetup, plan: Plan, sources: RunSources, screen: Screen | None
+    setup: RunSetup, plan: Plan, sources: RunSources, config: RunConfig, screen: Screen | None
 ) -> Exit:
     """Run the supervisor of a run to its end, and all that belongs to it. Return the exit code."""
     options = setup.options
     folder = setup.folder
-    supervisor = Supervisor(plan, setup.store, setup.embedded, sources)
+    supervisor = Supervisor(plan, setup.store, setup.embedded, sources, config, options.pace)
 
     def tidy() -> None:
         drop_certificates(folder.path / CERTIFICATES, plan.certificates_age_s, read_host_clock())
@@ -128,6 +132,7 @@ async def supervise(
     if any(stage.name in (EVENTS, VISITS) for stage in plan.stages):
         projector = _projector(setup, plan)
         supervisor.listen(projector.take_sources)
+        supervisor.follow_config(lambda config: projector.mask(tuple(config.privacy.masks)))
         tasks.append(asyncio.create_task(projector.run()))
     http = None
     if setup.listening is not None:
@@ -136,8 +141,7 @@ async def supervise(
         port = _http_port(setup, plan, supervisor, setup.listening)
         tasks.append(asyncio.create_task(port.serve()))
     sinks = _sinks_process(setup, plan, supervisor, http)
-    if sinks is not None:
-        tasks.append(asyncio.create_task(sinks.serve()))
+    tasks.append(asyncio.create_task(sinks.serve()))
     tasks += _slot_tasks(supervisor, setup.listening, projector)
     for task in tasks:
         task.add_done_callback(_log_error)
@@ -149,7 +153,7 @@ async def supervise(
                 code = await supervisor.run()
         if printer is not None:
             await _stop_printer(printer, code)
-        if sinks is not None and code in (Exit.DONE, Exit.SOURCE_FAILED):
+        if code in (Exit.DONE, Exit.SOURCE_FAILED):
             await sinks.finish()
     finally:
         for task in tasks:
@@ -232,14 +236,16 @@ def _http_port(
         accounts=setup.config.http.accounts_file or "",
         slot=plan.slot,
     )
-    return HttpPort(
+    port = HttpPort(
         listening,
         spec,
         supervisor.status,
         supervisor.answer_filters,
-        supervisor.answer_rules,
+        supervisor.answer_config,
         supervisor.find_shared,
     )
+    supervisor.follow_config(lambda config: port.mask(tuple(config.privacy.masks)))
+    return port
 
 
 def _config_file(origin: str) -> str:
@@ -251,11 +257,8 @@ def _config_file(origin: str) -> str:
 
 def _sinks_process(
     setup: RunSetup, plan: Plan, supervisor: Supervisor, http: str | None
-) -> SinksProcess | None:
-    """Return the process of the sinks; None if there are none. http: HOST:PORT of the run"""
-    if not setup.config.sinks:
-        return None
-    events = setup.config.events
+) -> SinksProcess:
+    """Return the process of the sinks. http: HOST:PORT of the run"""
     teller = plan.run
     if plan.slot:
         teller = plan.identity
@@ -264,10 +267,7 @@ def _sinks_process(
         teller=teller,
         store=plan.store,
         sinks=setup.config.sinks,
-        rules={
-            name: KnownRule(rule.when, events.source_of(rule))
-            for name, rule in events.rules.items()
-        },
+        rules=_known_rules(setup.config),
         http=http,
         token=_secret(setup),
         log_level=plan.log_level,
@@ -275,7 +275,15 @@ def _sinks_process(
     )
     sinks = SinksProcess(spec)
     supervisor.listen(sinks.take_sources)
+    supervisor.follow_config(lambda config: sinks.use(config.sinks, _known_rules(config)))
     return sinks
+
+
+def _known_rules(config: Config) -> dict[str, KnownRule]:
+    events = config.events
+    return {
+        name: KnownRule(rule.when, events.source_of(rule)) for name, rule in events.rules.items()
+    }
 
 
 def _log_error(task: asyncio.Task[None]) -> None:

@@ -286,6 +286,18 @@ class RunSources:
             raise ConfigFaults(faults)
         return models
 
+    def configure(
+        self,
+        filters: Mapping[str, ObjectFilter],
+        rules: Mapping[str, str],
+        spec_of: SpecOf,
+    ) -> None:
+        """Use these from now on; see `__init__`. The specs of sources change with `spec_of`."""
+        self._configured_filters = filters
+        self._rules = rules
+        self._spec_of = spec_of
+        self._take(self._run.sources)
+
     def filters(self) -> tuple[NamedFilter, ...]:
         """Return all object filters: those of the configuration, then the added ones."""
         return filters_of(self._run, self._configured_filters)

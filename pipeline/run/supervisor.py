@@ -10,8 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
+from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.events import rules_to_mute
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     DataFolderRefused,
@@ -21,25 +24,23 @@ from framegate.pipeline.contracts.errors import (
     StoreLost,
     StoreRefused,
 )
-from framegate.pipeline.contracts.keys import EVENTS
+from framegate.pipeline.contracts.live_config import ConfigRequest, GetConfig, LiveConfig
 from framegate.pipeline.contracts.object_filters import (
     AddFilter,
     FilterList,
     FilterRequest,
     GetFilters,
 )
-from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.engine.control_messages import (
     GetSharedMemory,
-    RuleRequest,
-    RunRules,
     SharedMemory,
-    UseRule,
 )
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.keep_workers import RunEnding, Workers
+from framegate.pipeline.run.live_config import RunConfig
 from framegate.pipeline.run.plan import Plan
-from framegate.pipeline.run.rules import versions_of, with_rule
+from framegate.pipeline.run.source_forms import source_spec
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import ProbeResult, StoreProbe
 from framegate.pipeline.store.admin import StoreAdmin
@@ -65,10 +66,20 @@ class Supervisor:
     """The supervisor of a run. All methods run in the event loop of `run`."""
 
     def __init__(
-        self, plan: Plan, store: StoreAdmin, embedded: EmbeddedStore | None, sources: RunSources
+        self,
+        plan: Plan,
+        store: StoreAdmin,
+        embedded: EmbeddedStore | None,
+        sources: RunSources,
+        config: RunConfig,
+        pace: PaceName | None = None,
     ) -> None:
+        """Prepare the supervisor. pace: of all files; None: each has its own"""
         self.plan = plan
         self.sources = sources
+        self.pace = pace
+        self._config = config
+        self._followers: list[Callable[[Config], None]] = []
         self.faults = dict.fromkeys(sources.lost(), TAKEN_OVER)
         self._ending = RunEnding()
         self._probe = StoreProbe(plan, store)
@@ -101,6 +112,10 @@ class Supervisor:
         """Call `listener` with the current sources, now and after each change."""
         self._listeners.append(listener)
         listener(self.sources.specs())
+
+    def follow_config(self, follower: Callable[[Config], None]) -> None:
+        """Call `follower` with the configuration after each change."""
+        self._followers.append(follower)
 
     def give_way(self, message: str) -> None:
         """End the run because another instance of its slot has its sources."""
@@ -220,16 +235,30 @@ class Supervisor:
             self._workers.tell_filters()
         return FilterList(list(self.sources.filters()))
 
-    async def answer_rules(self, request: RuleRequest) -> RunRules:
-        """Evaluate another rule from now on, if asked to; return all rules. ConfigFaults."""
-        options = self._workers.options_of(EVENTS)
-        if isinstance(request, UseRule):
-            if self._draining or self._ending.code is not None:
-                raise ConfigFaults(["the run is ending: its rules cannot be changed"])
-            options = with_rule(options, request)
-            self._workers.set_options(EVENTS, options)
-            log.info("rule %s: changed", request.rule)
-        return RunRules(versions_of(options))
+    async def answer_config(self, request: ConfigRequest) -> LiveConfig:
+        """Change the configuration from now on, if asked to; return it. ConfigFaults."""
+        if not isinstance(request, GetConfig) and (self._draining or self._ending.code is not None):
+            raise ConfigFaults(["the run is ending: its configuration cannot be changed"])
+        async with self._changing:
+            if await in_thread(self._config.take, request):
+                self._use_config()
+            return await in_thread(self._config.shown)
+
+    def _use_config(self) -> None:
+        """Use what can change in an active run."""
+        config = self._config
+        for stage, options in config.new_options().items():
+            self._workers.set_options(stage, options)
+        spec_of = partial(source_spec, config.for_sources(), self.pace)
+        before = self.sources.specs()
+        self.sources.configure(config.used.filters, rules_to_mute(config.used.events), spec_of)
+        self._workers.tell_filters()
+        if self.sources.specs() != before:
+            self._tell_sources()
+        self._workers.name_sinks(tuple(config.used.sinks))
+        for follower in self._followers:
+            follower(config.used)
+        log.info("configuration: changed")
 
     async def status(self) -> RunStatus:
         """Return the state of the run, with the times of its stages."""

@@ -18,11 +18,14 @@ Blanking = tuple[slice, memoryview]  # bytes of a frame, and their new content
 
 
 class Masks:
-    """The masks of a source, for frames of any size. One thread."""
+    """The masks of a source, for frames of any size. One thread.
+
+    polygons  areas that are blanked; another thread may replace them
+    """
 
     def __init__(self, polygons: Sequence[Polygon]) -> None:
         self.polygons = polygons
-        self._form: Form | None = None
+        self._known: tuple[Form, Sequence[Polygon]] | None = None
         self._runs: Sequence[Blanking] = ()
 
     def blank(self, pixels: memoryview, form: Form) -> None:
@@ -33,9 +36,10 @@ class Masks:
 
         pixels  writable bytes, at least form.nbytes, as `Frame.write` filled them
         """
-        if form != self._form:
-            self._form = form
-            self._runs = blank_runs(self.polygons, form)
+        polygons = self.polygons
+        if self._known is None or self._known[0] != form or self._known[1] is not polygons:
+            self._known = form, polygons
+            self._runs = blank_runs(polygons, form)
         for where, blank in self._runs:
             pixels[where] = blank
 

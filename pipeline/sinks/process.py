@@ -109,7 +109,7 @@ def check_receiver(name: str, config: SinkConfig) -> str:
 
 
 class SinksProcess:
-    """The owner of the sinks' process, which runs while `serve` does.
+    """The owner of the sinks' process, which runs while `serve` does and there are sinks.
 
     It lives in the supervisor's event loop.
     """
@@ -120,6 +120,7 @@ class SinksProcess:
         self._line: ChildLine | None = None
         self._is_finishing = False
         self._has_finished = asyncio.Event()
+        self._changed = asyncio.Event()  # `_spec` is newer than that of the process
 
     def take_sources(self, sources: list[SourceSpec]) -> None:
         """Deliver episodes of these sources from now on."""
@@ -127,10 +128,27 @@ class SinksProcess:
         if self._line is not None:
             self._line.tell(SetSources(sources))
 
+    def use(self, sinks: Mapping[str, SinkConfig], rules: Mapping[str, KnownRule]) -> None:
+        """Deliver to these sinks from now on. A sink that stays continues after its position.
+
+        The process delivers what it has begun and ends; the next one has the new sinks.
+        """
+        new = msgspec.structs.replace(self._spec, sinks=dict(sinks), rules=dict(rules))
+        if new == self._spec:
+            return
+        self._spec = new
+        self._changed.set()
+        if self._line is not None:
+            self._line.tell(Stop())
+
     async def serve(self) -> None:
         """Start the process, and restart it whenever it ends; return after `finish`."""
         failures = 0
         while True:
+            while not self._spec.sinks:
+                self._changed.clear()
+                await self._changed.wait()
+            self._changed.clear()
             began = time.monotonic()
             code: int | None = None
             try:
@@ -140,6 +158,9 @@ class SinksProcess:
             if self._is_finishing and code == 0:
                 self._has_finished.set()
                 return
+            if self._changed.is_set() and code == 0:
+                failures = 0
+                continue
             if time.monotonic() - began > _STEADY_S:
                 failures = 0
             failures += 1
@@ -171,6 +192,8 @@ class SinksProcess:
 
     async def finish(self) -> None:
         """Let the process deliver the last entries and end; wait at most EXIT_S for it."""
+        if not self._spec.sinks:
+            return
         self._is_finishing = True
         if self._line is not None:
             self._line.tell(Stop())

@@ -16,15 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.pipeline.config.events import values_of
-from framegate.pipeline.config.rule_file import (
+from framegate.pipeline.config.config_file import (
+    ConfigFile,
     FileChanged,
-    RuleFile,
-    change_rules,
-    read_rule_file,
-    with_rule,
-    without_rule,
+    change_file,
+    read_config_file,
 )
+from framegate.pipeline.config.events import values_of
+from framegate.pipeline.config.toml_edit import with_lines, with_value
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     FramegateError,
@@ -33,9 +32,10 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.likeness import Likeness, LikenessInvalid
-from framegate.pipeline.engine.control_messages import GetRules, RuleRequest, RunRules, UseRule
+from framegate.pipeline.contracts.live_config import GetConfig, LiveConfig, ReloadConfig
 from framegate.pipeline.review.visits import rule_text
 from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused
+from framegate.pipeline.web.live_config import AskConfig
 from framegate.pipeline.web.openapi import Operation, parameter
 
 MAX_BYTES: Final = 8 << 10  # of a rule in a request
@@ -45,9 +45,6 @@ _NO_FILE: Final = (
 )
 _WRITTEN: Final = ("when", "like")  # the keys of a rule that switching it on writes
 _LATER: Final = "the rules of the run are those of its last start"
-
-AskRules = Callable[[RuleRequest], RunRules]
-"""Asks the supervisor. RequestRefused, NoReply."""
 
 
 class RuleInFile(msgspec.Struct, frozen=True):
@@ -83,7 +80,7 @@ class RuleSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
-def like_routes(config: str, ask: AskRules) -> list[Route]:
+def like_routes(config: str, ask: AskConfig) -> list[Route]:
     """Return the routes.
 
     config  path of the configuration file; "": the run has none
@@ -122,17 +119,17 @@ async def _answered(answer: Callable[..., Any], *arguments: Any) -> Response:
     return Response(msgspec.json.encode(content), 200, NO_STORE, JSON)
 
 
-def _state(config: str, name: str, ask: AskRules) -> RuleInFile:
+def _state(config: str, name: str, ask: AskConfig) -> RuleInFile:
     if not config:
         return RuleInFile("", fault=_NO_FILE)
     try:
-        file = read_rule_file(Path(config))
+        file = read_config_file(Path(config))
     except ConfigFaults as error:
         return RuleInFile(config, fault=str(error))
-    return _shown(file, name, ask(GetRules()), _LATER)
+    return _shown(file, name, ask(GetConfig()), _LATER)
 
 
-def _switch(config: str, wish: RuleSwitch, ask: AskRules) -> RuleInFile:
+def _switch(config: str, wish: RuleSwitch, ask: AskConfig) -> RuleInFile:
     if not config:
         raise Refusal(400, _NO_FILE)
     name = wish.marks
@@ -144,28 +141,27 @@ def _switch(config: str, wish: RuleSwitch, ask: AskRules) -> RuleInFile:
             lines = rule_text(name, Likeness.read(wish.like))
         except LikenessInvalid as error:
             raise Refusal(400, f"like: {error}") from None
-    file = change_rules(Path(config), wish.digest, lambda file: _changed(file, name, lines))
-    table = None
-    if name in file.events.rules:
-        table = msgspec.to_builtins(file.events.rules[name])
+    paths = [f"events.rules.{name}"]
+    file = change_file(Path(config), wish.digest, lambda now: _changed(now, name, lines), paths)
     try:
-        return _shown(file, name, ask(UseRule(name, table)), _LATER)
+        return _shown(file, name, ask(ReloadConfig()), _LATER)
     except NoReply as error:
         return _shown(file, name, None, str(error))
     except RequestRefused as error:
-        return _shown(file, name, ask(GetRules()), str(error))
+        return _shown(file, name, ask(GetConfig()), str(error))
 
 
-def _changed(file: RuleFile, name: str, lines: str) -> str:
+def _changed(file: ConfigFile, name: str, lines: str) -> str:
     """Return the text of a file with the lines of a rule; "": without the rule. Refusal."""
-    before = file.events.rules.get(name)
+    path = ("events", "rules", name)
+    before = file.config.events.rules.get(name)
     if before is not None and before.when != "like":
         raise Refusal(
             400,
             f'{file.path} has a rule {name} with when = "{before.when}"; use another name of marks',
         )
     if lines:
-        return with_rule(file.text, name, lines)
+        return with_lines(file.text, path, lines)
     if before is not None:
         others = ", ".join(key for key in values_of(before) if key not in _WRITTEN)
         if others:
@@ -174,17 +170,18 @@ def _changed(file: RuleFile, name: str, lines: str) -> str:
                 f"rule {name}: it also has {others}, which switching it on would not bring back; "
                 f"remove its lines from {file.path}, and start the run again (--resume)",
             )
-    return without_rule(file.text, name)
+    return with_value(file.text, path, None)
 
 
-def _shown(file: RuleFile, name: str, running: RunRules | None, waits: str) -> RuleInFile:
+def _shown(file: ConfigFile, name: str, running: LiveConfig | None, waits: str) -> RuleInFile:
     """Return the rule as a page shows it. running: None if the supervisor did not answer"""
     fault = None
     version = None
     like = ""
-    if name in file.events.rules:
-        version = file.events.digest(name)
-        like = file.events.rules[name].like
+    events = file.config.events
+    if name in events.rules:
+        version = events.digest(name)
+        like = events.rules[name].like
         if not like:
             fault = f"{file.path} has another rule of the name {name}; use another name of marks"
     is_running = None

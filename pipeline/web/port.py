@@ -27,6 +27,14 @@ from typing import Final
 import msgspec
 
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, RequestRefused
+from framegate.pipeline.contracts.live_config import (
+    ChangeConfig,
+    ConfigRequest,
+    GetConfig,
+    LiveConfig,
+    ReloadConfig,
+    RestoreConfig,
+)
 from framegate.pipeline.contracts.object_filters import (
     AddFilter,
     FilterList,
@@ -39,11 +47,7 @@ from framegate.pipeline.contracts.spec import LogFormat
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine, give_spec, start_child
 from framegate.pipeline.engine.control_messages import (
     AnyRequest,
-    GetRules,
     GetStatus,
-    RuleRequest,
-    RunRules,
-    UseRule,
 )
 from framegate.pipeline.system.ports import (
     HTTP_DEFAULT,
@@ -188,22 +192,31 @@ class HttpPort:
         spec: WebSpec,
         status: Callable[[], Awaitable[RunStatus]],
         filters: Callable[[FilterRequest], Awaitable[FilterList]],
-        rules: Callable[[RuleRequest], Awaitable[RunRules]],
+        config: Callable[[ConfigRequest], Awaitable[LiveConfig]],
         shared: AnswerShared,
     ) -> None:
         """Keep the parts.
 
         status  returns the state of the run
         filters  answers requests about object filters
-        rules   answers requests about rules
+        config  answers requests about the configuration
         shared  answers requests for shared memory that a source has made
         """
         self._listening = listening
         self._spec = spec
         self._status = status
         self._filters = filters
-        self._rules = rules
+        self._config = config
         self._shared = shared
+        self._process: asyncio.subprocess.Process | None = None
+
+    def mask(self, sources: tuple[str, ...]) -> None:
+        """Hide areas of these sources from now on: the process ends, and the next one does so."""
+        if sources == self._spec.masked:
+            return
+        self._spec = msgspec.structs.replace(self._spec, masked=sources)
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)  # it finishes the requests under way
 
     async def serve(self) -> None:
         """Start a process for each connection that finds none, until cancelled."""
@@ -233,6 +246,7 @@ class HttpPort:
         ours, process = await start_child(
             "framegate.pipeline.web.server", descriptors=(self._listening.fileno(),)
         )
+        self._process = process
         line = ChildLine(ours, lambda _: None, self._shared, self._answer)
         try:
             await give_spec(process, self._spec)
@@ -240,12 +254,13 @@ class HttpPort:
         finally:
             line.close()
             await _end(process)
+            self._process = None
 
-    async def _answer(self, request: AnyRequest) -> RunStatus | FilterList | RunRules:
+    async def _answer(self, request: AnyRequest) -> RunStatus | FilterList | LiveConfig:
         if isinstance(request, GetFilters | AddFilter | RemoveFilter):
             return await self._filters(request)
-        if isinstance(request, GetRules | UseRule):
-            return await self._rules(request)
+        if isinstance(request, GetConfig | ChangeConfig | RestoreConfig | ReloadConfig):
+            return await self._config(request)
         if not isinstance(request, GetStatus):
             raise RequestRefused(f"the HTTP process may not ask for {type(request).__name__}")
         return await self._status()

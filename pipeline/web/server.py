@@ -38,10 +38,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
+from framegate.pipeline.contracts.live_config import ConfigRequest, LiveConfig
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.engine.control_line import ControlLine
-from framegate.pipeline.engine.control_messages import GetStatus, RuleRequest, RunRules
+from framegate.pipeline.engine.control_messages import GetStatus
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.loading import load, load_builtin
 from framegate.pipeline.system.logs import set_up_logging
@@ -61,6 +62,7 @@ from framegate.pipeline.web.forward import Forwarder
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
+from framegate.pipeline.web.live_config import config_routes
 from framegate.pipeline.web.openapi import SOURCES, Operation, ServedBy
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
@@ -175,9 +177,9 @@ class RunReader:
         """Return the object filters, after a change. RequestRefused; NoReply."""
         return self._line.ask(request, FilterList, ANSWER_S)
 
-    def ask_rules(self, request: RuleRequest) -> RunRules:
-        """Return the rules of the run, after a change. RequestRefused; NoReply."""
-        return self._line.ask(request, RunRules, ANSWER_S)
+    def ask_config(self, request: ConfigRequest) -> LiveConfig:
+        """Return the configuration of the run, after a change. RequestRefused; NoReply."""
+        return self._line.ask(request, LiveConfig, ANSWER_S)
 
     def own_names(self) -> list[str]:
         """Return the names of the run's sources. NoReply."""
@@ -413,7 +415,8 @@ def make_app(
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
     all_routes += episode_routes(Path(spec.folder), spec.store, recorded, fleet)
     all_routes += visit_routes(Path(spec.folder), recorded)
-    all_routes += like_routes(spec.config, run.ask_rules)
+    all_routes += like_routes(spec.config, run.ask_config)
+    all_routes += config_routes(run.ask_config)
     all_routes += recording_routes(
         Path(spec.folder),
         _write_clip,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Final, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Final, get_args
 
 import cv2
 import msgspec
@@ -99,6 +99,7 @@ class Detect(DeclaredDetect[DetectState]):
         self._carried = CarriedCandidates()
         self._changes = ChangedPartsWriter(context.folder, options.gate.changes_bytes)
         self._last_served: dict[str, ServedModel] = {}  # for the last decoded frame of a source
+        self._changed: Mapping[str, Any] | None = None
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
         """Open, warm up and check a model for these sources; see ModelPool.prepare."""
@@ -117,6 +118,7 @@ class Detect(DeclaredDetect[DetectState]):
         A source's model and filters are chosen once for all its frames of the batch, so that they
         change only between two batches, or at the first decoded frame of one.
         """
+        self._take_options()
         models = {source: self.models.of(source) for source in {i.source for i in batch}}
         digests = {source: self._filters.digest(source) for source in models}
         filters = {source: states[source].filters for source in models}
@@ -178,6 +180,20 @@ class Detect(DeclaredDetect[DetectState]):
             self.models.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
         return None, state
+
+    def _take_options(self) -> None:
+        """Use the masks, and whether rules need thumbnails, that changed since the start."""
+        changed = self.context.options()
+        if changed is None or changed is self._changed:
+            return
+        self._changed = changed
+        masks = changed.get("gate", {}).get("masks", {})
+        self.options = replace(
+            self.options,
+            backdrops=bool(changed.get("backdrops")),
+            gate=replace(self.options.gate, masks=masks),
+        )
+        self._ignored = {}
 
     def leaves_out(self, form: Form) -> str:
         """Return the gate's detection limit in pictures of this form; "" without a gate."""

@@ -33,6 +33,7 @@ def advance(
     holding: Holding,
     now: Now,
     source: str,
+    rank: int,
     present: Container[int],
     is_unseen: Callable[[Rule, Stretch], bool],
     may_begin: Callable[[Rule], bool],
@@ -40,6 +41,7 @@ def advance(
 ) -> Advanced:
     """Return the periods of a rule after a frame.
 
+    rank       of the first period that begins in this frame
     present    numbers of the tracks in this frame
     is_unseen  returns whether the subject of a period is gone for longer than the rule bridges
     may_begin  returns whether the rule may begin now
@@ -75,8 +77,9 @@ def advance(
     # A period of `inside` may begin with a carried box; its start is published after a detection.
     new = [fact for fact in facts.values() if fact.sighting or rule.config.when == "inside"]
     if new and may_begin(rule):
-        for rank, fact in enumerate(sorted(new, key=lambda each: each.subject)):
-            begun = _begun(fact, rank, now)
+        in_order = sorted(new, key=lambda each: each.subject)
+        for number, fact in enumerate(in_order, rank):
+            begun = _begun(fact, number, now)
             published, stretch = _published(rule, begun, True, now, source, assess)
             changes += published
             after.append(stretch)

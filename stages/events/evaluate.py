@@ -70,6 +70,10 @@ class RuleJudge:
         self.mutes = Mutes()
         """The filters that mute episodes. Which of them applied is part of the changes."""
 
+    def is_idle(self, state: EventsState) -> bool:
+        """Return whether there has been no rule since the source began, so nothing is evaluated."""
+        return not self._book.rules and state.at is None
+
     def judge(self, result: Result, state: EventsState) -> JudgedFrame:
         """Evaluate the rules on a result. Results must be in the order of their positions."""
         now, state = begun(result, state)
@@ -103,6 +107,8 @@ class RuleJudge:
         While a camera is away, the end is repeated with a growing `End.away_s`, which advances the
         source's clock.
         """
+        if self.is_idle(state):
+            return JudgedFrame(None, state)
         if state.at is None and end.since:  # the camera never connected
             state = _replace(state, at=StoredMoment(end.epoch, 0, 0.0, end.since))
         if state.at is None:
@@ -147,20 +153,30 @@ class RuleJudge:
                 tracks=tuple(_with_lines(track, state.lines, book.lines) for track in state.tracks),
                 passings=tuple(each for each in state.passings if each.key in book.by_key),
             )
+        position = (now.at.epoch, now.at.seq)
+        # A camera that is away stays at one position, where an episode that begins again under
+        # another version of its rule would get the id of the one that ended.
+        taken = {name: each for name, each in state.ended.items() if each[:2] == position}
+        if taken != state.ended:
+            state = _replace(state, ended=taken)
+        if not state.begun_ms.keys() <= book.by_key.keys():
+            kept = {key: ms for key, ms in state.begun_ms.items() if key in book.by_key}
+            state = _replace(state, begun_ms=kept)
         removed = [key for key in state.stretches if key not in book.by_key]
         if not removed:
             return state
         stretches = dict(state.stretches)
         notes = dict(state.notes)
-        begun_ms = dict(state.begun_ms)
         for key in removed:
             ending = stretches.pop(key)
             note = notes.pop(key, None)
-            begun_ms.pop(key, None)
             if note is not None:
                 rule = _removed_rule(key, note)
                 changes.add(ended(rule, ending, now, self._source, "rule_changed"))
-        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun_ms)
+                for stretch in ending:
+                    if stretch.is_told and (stretch.began.epoch, stretch.began.seq) == position:
+                        taken = {**taken, rule.name: (*position, stretch.rank + 1)}
+        return _replace(state, stretches=stretches, notes=notes, ended=taken)
 
     def _viewed(self, backdrop: bytes, view: KnownView | None) -> KnownView | None:
         """Return the known view after another thumbnail."""
@@ -235,8 +251,9 @@ class RuleJudge:
             before = stretches.get(rule.key, ())
             if not (holding.facts or before):
                 continue
+            _, _, rank = state.ended.get(rule.name, (0, 0, 0))
             judged = advance(
-                rule, before, holding, now, self._source, present, is_gone,
+                rule, before, holding, now, self._source, rank, present, is_gone,
                 lambda rule: self._may_begin(rule, stretches, begun_ms, now.ms),
                 lambda rule, stretch: self.mutes.assess(rule, stretch, tracks, now),
             )  # fmt: skip
@@ -268,7 +285,7 @@ class RuleJudge:
         after = rule.config.after
         if after is None:
             return True
-        key = self._book.referred[after.rule]
+        key = self._book.referred.get(after.rule, "")
         if any(stretch.is_told for stretch in stretches.get(key, ())):
             return True
         return key in begun_ms and ms - begun_ms[key] <= after.within_s * 1000

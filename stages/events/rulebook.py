@@ -122,6 +122,11 @@ class Rulebook:
         self.reconnect_ms = round(config.reconnect_s * 1000)
         self.handover = config.handover
         self.view = config.view_of(source)
+        self._profile = config.profile
+        self._profiles = config.profiles
+        self._in_profiles: set[str] = set()
+        for profile in config.profiles.values():
+            self._in_profiles.update(profile.rules)
         self._zone = None
         if config.timezone:
             self._zone = zoneinfo.ZoneInfo(config.timezone)
@@ -175,8 +180,28 @@ class Rulebook:
         return Scene(self._places, self._drawn, wires, (width, height))
 
     def is_due(self, rule: Rule, captured: float) -> bool:
-        """Return whether the rule's schedule includes a time in UNIX seconds."""
-        return not rule.config.schedule or is_due(rule.config.schedule, captured, self._zone)
+        """Return whether the rule, its schedule and its profile are active.
+
+        captured  time of the frame, UNIX seconds, so that a replay gives the same
+        """
+        config = rule.config
+        if not config.enabled:
+            return False
+        if config.schedule and not is_due(config.schedule, captured, self._zone):
+            return False
+        if rule.name not in self._in_profiles:
+            return True
+        profile = self.profile_at(captured)
+        return not profile or rule.name in self._profiles[profile].rules
+
+    def profile_at(self, captured: float) -> str:
+        """Return the profile that is active at a time in UNIX seconds; "": none."""
+        if self._profile:
+            return self._profile
+        for name, profile in self._profiles.items():
+            if not profile.schedule or is_due(profile.schedule, captured, self._zone):
+                return name
+        return ""
 
 
 def _in_order(rules: Mapping[str, RuleConfig]) -> list[str]:

@@ -44,8 +44,10 @@ class Episodes(Stage[EventsState]):
 
     def each(self, item: Item, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules on a frame."""
-        result = item.output_of(self.context.before, Result)
-        return self._judge_of(item.source).judge(result, state)
+        judge = self._judge_of(item.source)
+        if judge.is_idle(state):
+            return None, state
+        return judge.judge(item.output_of(self.context.before, Result), state)
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules at the end of an epoch."""

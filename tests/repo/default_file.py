@@ -62,6 +62,7 @@ NAMES: Final = {
     "areas": "porch",
     "lines": "gate",
     "rules": "visitor",
+    "profiles": "night",
     "sinks": "office",
     "stages": "people",
 }
@@ -88,6 +89,9 @@ EXAMPLES: Final[dict[str, Any]] = {
     "privacy.masks": {"entrance": [[[0.0, 0.0], [0.4, 0.0], [0.4, 0.25], [0.0, 0.25]]]},
     "events.view": "turned to the gate",
     "events.timezone": "Europe/Berlin",
+    "events.profile": "night",
+    "events.profiles.NAME.rules": ["visitor"],
+    "events.profiles.NAME.schedule": ["22:00-06:00"],
     "events.areas.NAME.points": [[0.1, 0.5], [0.6, 0.5], [0.6, 0.98], [0.1, 0.98]],
     "events.areas.NAME.source": "entrance",
     "events.areas.NAME.metres": [[0, 0], [4, 0], [4, 6], [0, 6]],

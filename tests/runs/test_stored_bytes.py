@@ -49,6 +49,6 @@ def test_a_hop_stores_little(tmp_path: Path) -> None:
             entries += size
     assert len(published_in(run.folder, ["bikes"])["bikes"].results) == FRAMES
     stages = {name.rpartition(b":")[2] for name in states}
-    assert stages == {b"decode", b"detect", b"escalate", b"windows", b"cache", b"visits"}
+    assert stages == {b"decode", b"detect", b"escalate", b"windows", b"cache", b"visits", b"events"}
     assert sum(states[name] / hops[name] for name in states) <= LIMIT
     assert entries / FRAMES <= LIMIT

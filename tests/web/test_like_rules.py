@@ -10,13 +10,13 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from framegate.pipeline.config.rule_file import read_rule_file
+from framegate.pipeline.config.config_file import read_config_file
 from framegate.pipeline.contracts.errors import NoReply
 from framegate.pipeline.contracts.likeness import NUMBERS, Likeness
-from framegate.pipeline.engine.control_messages import RuleRequest, RunRules
+from framegate.pipeline.contracts.live_config import ConfigRequest, LiveConfig
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.like_rules import like_routes
-from tests.support.like_rules import LikeRules
+from tests.support.live_config import AnsweringConfig
 from tests.support.runs import DEADLINE_S
 from tests.support.web_server import serving
 
@@ -57,7 +57,7 @@ def asker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Asker]:
     file.write_text(request.param, encoding="utf-8")
     routes = [
         *api_routes("redis://unused", lambda: ["door"]),
-        *like_routes(str(file), LikeRules(request.param).ask),
+        *like_routes(str(file), AnsweringConfig(file).ask),
     ]
     with serving(routes) as port:
         asking = Asker(port, file)
@@ -108,13 +108,13 @@ def test_a_run_that_does_not_answer_does_not_hide_that_the_file_was_changed(tmp_
     file = tmp_path / "pipeline.toml"
     file.write_text(RULES, encoding="utf-8")
 
-    def ask(_: RuleRequest) -> RunRules:
+    def ask(_: ConfigRequest) -> LiveConfig:
         raise NoReply("no reply from the supervisor in 5 s")
 
     with serving(like_routes(str(file), ask)) as port:
         url = f"http://127.0.0.1:{port}/api/v1/visits/rule/on"
         for like in (LIKE, None):
-            content = {"marks": "van", "like": like, "digest": read_rule_file(file).digest}
+            content = {"marks": "van", "like": like, "digest": read_config_file(file).digest}
             answer = httpx.post(url, json=content, timeout=DEADLINE_S)
             assert answer.status_code == 200, answer.text
             assert (answer.json()["like"], answer.json()["is_running"]) == (like or "", None)
@@ -123,10 +123,9 @@ def test_a_run_that_does_not_answer_does_not_hide_that_the_file_was_changed(tmp_
 
 
 @pytest.mark.parametrize("asker", ["# no rules\n"], indirect=True)
-def test_a_run_without_rules_takes_it_up_at_its_next_start(asker: Asker) -> None:
+def test_a_run_without_rules_takes_it_up_at_once(asker: Asker) -> None:
     on = asker.switch(LIKE, asker.see()["digest"]).json()
-    assert (on["like"], on["is_running"]) == (LIKE, False)
-    assert on["waits"] == "the run began without rules, and evaluates them after its next start"
+    assert (on["like"], on["is_running"]) == (LIKE, True)
     off = asker.switch(None, on["digest"]).json()
     assert (off["like"], off["is_running"]) == ("", True)
     assert asker.file.read_text(encoding="utf-8") == "# no rules\n"
@@ -153,6 +152,9 @@ def test_what_is_no_such_rule_is_refused(asker: Asker) -> None:
 
 
 def test_a_run_without_a_file_gives_the_reason() -> None:
-    with serving(like_routes("", LikeRules("").ask)) as port:
+    def ask(_: ConfigRequest) -> LiveConfig:
+        raise NoReply("there is no supervisor")
+
+    with serving(like_routes("", ask)) as port:
         url = f"http://127.0.0.1:{port}/api/v1/visits/rule/file?marks=van"
         assert "start the run with -c FILE" in httpx.get(url, timeout=DEADLINE_S).json()["fault"]

@@ -23,7 +23,7 @@ from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.visits import visit_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
-from tests.support.like_rules import LikeRules
+from tests.support.live_config import AnsweringConfig
 from tests.support.said import moment, visit
 from tests.support.web_server import serving
 
@@ -66,13 +66,14 @@ def url(tmp_path: Path) -> Iterator[str]:
         parts = corner if seq in (10, 90) else None
         writer.keep("door", Position(1, seq), moment(seq).captured, (640, 360), parts)
     writer.close()
+    file = tmp_path / "pipeline.toml"
+    file.write_text(CONFIG, encoding="utf-8")
     routes = [
         Route("/api/v1/sources", sources),
         Route("/snapshot/{source}.jpg", no_picture),
         *visit_routes(tmp_path),
-        *like_routes(str(tmp_path / "pipeline.toml"), LikeRules(CONFIG).ask),
+        *like_routes(str(file), AnsweringConfig(file).ask),
     ]
-    (tmp_path / "pipeline.toml").write_text(CONFIG, encoding="utf-8")
     with serving(routes) as port:
         yield f"http://127.0.0.1:{port}/visits"
 

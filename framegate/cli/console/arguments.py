@@ -6,12 +6,12 @@ import argparse
 import getpass
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.client.when import time_of
-from framegate.pipeline.config.config import Config, find_config, read_config
+from framegate.pipeline.config.config import PACKAGED, Config, find_config, read_config
 from framegate.pipeline.config.sources import frames_of, is_configuration, named_sources
 from framegate.pipeline.config.store import store_said
 from framegate.pipeline.contracts.errors import ConfigFaults
@@ -203,6 +203,18 @@ def configuration(parsed: argparse.Namespace, without: Collection[str] = ()) -> 
     parsed.config, parsed.sources = _split_off_configuration(parsed.config, parsed.sources)
     origin, text = find_config(parsed.config)
     return origin, read_config(origin, text, _changes(parsed), _detection(parsed), without)
+
+
+def config_reader(
+    parsed: argparse.Namespace, without: Collection[str] = ()
+) -> Callable[[str], Config]:
+    """Return a function that merges another text of the file with the command line.
+
+    parsed  as `configuration` left it; without: as there
+    """
+    origin = str(parsed.config or PACKAGED)
+    changes, detection = _changes(parsed), _detection(parsed)
+    return lambda text: read_config(origin, text, changes, detection, without)
 
 
 def _split_off_configuration(

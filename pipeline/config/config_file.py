@@ -1,0 +1,312 @@
+"""The file of a configuration: read, changed as a whole, and its earlier texts.
+
+A change replaces the file at once or not at all, and is refused if the user saw another text. The
+earlier texts are in a file beside it, .NAME.history, so that a change can be undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from framegate.pipeline.config.config import Config, read_config
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.live_config import SavedVersion
+
+_LOCK_S: Final = 2.0  # a click waits so long for another program that has locked the file
+_RETRY_S: Final = 0.02
+_VERSIONS: Final = 50  # earlier texts that are kept
+_BYTES: Final = 1 << 20  # of their texts; the newest is always kept
+
+Check = Callable[[str], Config]
+"""Returns the configuration of a text. ConfigFaults with all faults."""
+
+
+class FileChanged(ConfigFaults):
+    """The file was changed since it was shown."""
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A configuration file.
+
+    digest  of its text
+    config  its checked content
+    """
+
+    path: Path
+    text: str
+    digest: str
+    config: Config
+
+
+def read_config_file(path: Path, check: Check | None = None) -> ConfigFile:
+    """Read a configuration file. check: None: without a command line. ConfigFaults."""
+    check = check or (lambda text: read_config(str(path), text))
+    text = read_text(path)
+    return ConfigFile(path, text, digest_of(text), check(text))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a configuration file. ConfigFaults if it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigFaults([f"configuration {path}: not TOML: the file is not UTF-8"]) from None
+    except OSError as error:
+        raise ConfigFaults([f"configuration {path}: {error.strerror}"]) from error
+
+
+def digest_of(text: str) -> str:
+    """Return 16 hex digits that name a text."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def change_file(
+    path: Path,
+    digest: str,
+    change: Callable[[ConfigFile], str],
+    paths: Sequence[str],
+    check: Check | None = None,
+) -> ConfigFile:
+    """Replace the text of a configuration file by what `change` returns, and return the file.
+
+    digest  of the text that the user saw
+    paths   paths that change, for the history; empty: the history does not get the old text
+    check   as read_config_file
+
+    FileChanged if the text is another one now. ConfigFaults with all faults that the new text would
+    have, or if the file cannot be replaced with its owner, mode and attributes, or is locked. It is
+    unchanged after an error. A killed process leaves the old text or the new one.
+    """
+    check = check or (lambda text: read_config(str(path), text))
+    real = Path(os.path.realpath(path))
+    with _locked(path, real):
+        before = read_config_file(path, check)
+        if before.digest != digest:
+            raise _changed(path)
+        text = change(before)
+        if text == before.text:
+            return before
+        after = ConfigFile(path, text, digest_of(text), check(text))
+        try:
+            _check_writable(path, real)
+            # A kill between the two leaves a version that equals the file; `versions` omits it.
+            if paths:
+                _keep_version(real, before.text, after.digest, paths)
+            with _written(real, after.text.encode()) as new:
+                if real.read_bytes() != before.text.encode():  # an editor, which takes no lock
+                    raise _changed(path)
+                os.replace(new, real)
+        except OSError as error:
+            raise _unwritable(path, error.strerror) from error
+    # The file has the new text now, also if this file system cannot synchronise a folder.
+    with contextlib.suppress(OSError):
+        _sync_folder(real.parent)
+    return after
+
+
+# -- Earlier texts.
+
+
+class _Version(msgspec.Struct, frozen=True):
+    """An earlier text of the file.
+
+    at       time of the change that replaced it, UNIX seconds
+    after    digest of the text that replaced it
+    changes  paths of that change
+    """
+
+    text: str
+    at: float
+    after: str
+    changes: Sequence[str]
+
+
+_versions: Final = msgspec.json.Decoder(list[_Version])
+
+
+def versions(path: Path, now: str) -> list[SavedVersion]:
+    """Return the earlier texts of a file, newest first. now: digest of its text"""
+    kept = []
+    for each in reversed(_kept_versions(Path(os.path.realpath(path)))):
+        digest = digest_of(each.text)
+        if digest != now:
+            kept.append(SavedVersion(digest, each.at, each.changes))
+    return kept
+
+
+def earlier_text(path: Path, now: str, version: str) -> str:
+    """Return an earlier text of a file. ConfigFaults if there is none.
+
+    now      digest of the text of the file
+    version  digest of the earlier text; "": the text before the last change
+    """
+    kept = _kept_versions(Path(os.path.realpath(path)))
+    if version:
+        texts = [each.text for each in kept if digest_of(each.text) == version]
+        if not texts:
+            raise ConfigFaults(
+                [f"configuration {path}: no version {version[:32]} is kept; see its history"]
+            )
+        return texts[-1]
+    kept = [each for each in kept if digest_of(each.text) != now]
+    if not kept:
+        raise ConfigFaults([f"configuration {path}: there is no change to undo"])
+    if kept[-1].after != now:
+        raise ConfigFaults(
+            [
+                f"configuration {path}: it was edited by hand after the last change; name the "
+                "version to go back to, of its history"
+            ]
+        )
+    return kept[-1].text
+
+
+def _history_of(real: Path) -> Path:
+    return real.with_name(f".{real.name}.history")
+
+
+def _kept_versions(real: Path) -> list[_Version]:
+    """Return the earlier texts, oldest first. An unreadable history is an empty one."""
+    try:
+        return _versions.decode(_history_of(real).read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def _keep_version(real: Path, text: str, after: str, paths: Sequence[str]) -> None:
+    """Add a text to the history, and drop the oldest beyond its limits. OSError."""
+    others = [each for each in _kept_versions(real) if each.text != text]
+    kept = [*others, _Version(text, time.time(), after, tuple(paths))][-_VERSIONS:]
+    while len(kept) > 1 and sum(len(each.text.encode()) for each in kept) > _BYTES:
+        kept.pop(0)
+    history = _history_of(real)
+    with _written(real, msgspec.json.encode(kept), history) as new:
+        os.replace(new, history)
+
+
+# -- The file.
+
+
+def _changed(path: Path) -> FileChanged:
+    return FileChanged(
+        [f"configuration {path}: it was changed meanwhile; look at it, and try again"]
+    )
+
+
+def _unwritable(path: Path, reason: str | None) -> ConfigFaults:
+    return ConfigFaults(
+        [f"configuration {path}: it cannot be written: {reason}; put the lines into it by hand"]
+    )
+
+
+@contextmanager
+def _locked(path: Path, real: Path) -> Iterator[None]:
+    """Let no other Framegate change the file during the block. ConfigFaults after _LOCK_S."""
+    until = time.monotonic() + _LOCK_S
+    descriptor = -1
+    try:
+        while descriptor < 0:
+            descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
+            with contextlib.suppress(OSError):  # a file system without locks
+                while not _is_locked_now(descriptor):
+                    if time.monotonic() > until:
+                        reason = f"another program has locked it for {_LOCK_S:.0f} s"
+                        raise _unwritable(path, reason)
+                    time.sleep(_RETRY_S)
+            if not os.path.samestat(os.fstat(descriptor), os.stat(real)):
+                os.close(descriptor)  # it was replaced while we waited, so our lock is of the old
+                descriptor = -1
+    except OSError as error:
+        raise ConfigFaults([f"configuration {path}: {error.strerror}"]) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked_now(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_writable(path: Path, real: Path) -> None:
+    """Raise ConfigFaults for a file that a rename would replace, but that is not to be changed."""
+    status = os.stat(real)
+    is_read_only = not status.st_mode & 0o222 or not os.access(real, os.W_OK)
+    if is_read_only:
+        raise _unwritable(path, "it is read-only")
+    if status.st_nlink > 1:
+        reason = f"it has {status.st_nlink} names (hard links), and only one would be changed"
+        raise _unwritable(path, reason)
+
+
+@contextmanager
+def _written(real: Path, data: bytes, place: Path | None = None) -> Iterator[Path]:
+    """Return a durable file with this content, and the owner, mode and attributes of another one.
+
+    place  path that the file will get; None: that of the other one
+
+    It has a fixed name beside that path, so that killed processes leave one at most. OSError.
+    """
+    name = (place or real).name.removeprefix(".")
+    new = real.with_name(f".{name}.framegate")
+    new.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with open(os.open(new, flags, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            _copy_metadata(real, file.fileno())
+            os.fsync(file.fileno())
+        yield new
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _copy_metadata(real: Path, new: int) -> None:
+    """Give an open file the owner, the mode and the attributes (such as ACLs) of another one."""
+    status, own = os.stat(real), os.fstat(new)
+    if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
+        os.fchown(new, status.st_uid, status.st_gid)
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
+    wanted, present = _attributes(real), _attributes(new)
+    for name in present.keys() - wanted.keys():
+        os.removexattr(new, name)
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            os.setxattr(new, name, value)
+
+
+def _attributes(file: Path | int) -> dict[str, bytes]:
+    """Return the extended attributes of a file; none if the file system has none."""
+    try:
+        return {name: os.getxattr(file, name) for name in os.listxattr(file)}
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return {}
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

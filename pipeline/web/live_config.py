@@ -1,0 +1,160 @@
+"""/api/v1/config: the part of the configuration that can change during a run, and its changes.
+
+Programs and pages of this server may change it; pages of other servers may not. The supervisor
+writes each change into the file of the configuration, and the run uses it from its next frames on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from framegate.pipeline.contracts.errors import FramegateError, RequestRefused
+from framegate.pipeline.contracts.live_config import (
+    ChangeConfig,
+    ConfigChange,
+    ConfigRequest,
+    GetConfig,
+    LiveConfig,
+    ReloadConfig,
+    RestoreConfig,
+)
+from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused
+from framegate.pipeline.web.openapi import Operation
+
+MAX_BYTES: Final = 256 << 10  # of the changes in a request
+_TRIES: Final = 3  # of a switch of the profile while others change the file
+
+AskConfig = Callable[[ConfigRequest], LiveConfig]
+"""Asks the supervisor. RequestRefused, NoReply."""
+
+
+class ConfigEdit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes of the configuration, all or none.
+
+    digest   digest of the file that the user saw
+    changes  the changes, in their order
+    """
+
+    digest: str
+    changes: Sequence[ConfigChange]
+
+
+class ConfigUndo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The wish to go back to an earlier text of the file.
+
+    digest   digest of the file that the user saw
+    version  digest of the earlier text, from `history`; empty: the text before the last change
+    """
+
+    digest: str
+    version: str = ""
+
+
+class ConfigReload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The wish to use the file as it is now, after an edit by hand."""
+
+
+class ProfileChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The wish to switch the profile.
+
+    profile  name of the profile; empty: by the schedules of the profiles
+    """
+
+    profile: str
+
+
+def config_routes(ask: AskConfig) -> list[Operation]:
+    """Return the routes. ask: asks the supervisor; may block for some ms"""
+
+    async def shown(request: Request) -> Response:  # noqa: ARG001
+        """The tables that can change during the run, as the configuration file has them, with the
+        digest that a change must name, what waits for the next start, and earlier versions.
+        """
+        return await _answered(ask, GetConfig())
+
+    async def change(request: Request) -> Response:
+        """Change tables or keys in the configuration file, all or none. The run uses them from its
+        next frames on. 409 if the file was changed since it was shown.
+        """
+        try:
+            edit = await posted(request, ConfigEdit, MAX_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return await _answered(ask, ChangeConfig(edit.digest, edit.changes))
+
+    async def undo(request: Request) -> Response:
+        """Go back to an earlier text of the configuration file. A second undo brings the change
+        back. 409 if the file was changed since it was shown.
+        """
+        try:
+            wish = await posted(request, ConfigUndo, MAX_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return await _answered(ask, RestoreConfig(wish.digest, wish.version))
+
+    async def reload(request: Request) -> Response:
+        """Use the configuration file as it is now, after an edit by hand."""
+        try:
+            await posted(request, ConfigReload, MAX_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return await _answered(ask, ReloadConfig())
+
+    async def profile(request: Request) -> Response:
+        """Switch the profile: the rules that are active together, such as at night."""
+        try:
+            choice = await posted(request, ProfileChoice, MAX_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return await _answered(lambda _: switch_profile(ask, choice.profile), GetConfig())
+
+    return [
+        Operation("/api/v1/config", shown, gives=LiveConfig),
+        Operation("/api/v1/config/change", change, gives=LiveConfig, body=ConfigEdit),
+        Operation("/api/v1/config/undo", undo, gives=LiveConfig, body=ConfigUndo),
+        Operation("/api/v1/config/reload", reload, gives=LiveConfig, body=ConfigReload),
+        Operation("/api/v1/config/profile", profile, gives=LiveConfig, body=ProfileChoice),
+    ]
+
+
+def switch_profile(ask: AskConfig, profile: str) -> LiveConfig:
+    """Switch the profile; no digest is needed, because no other change can be lost.
+
+    RequestRefused if there is no such profile, or the file cannot be changed; NoReply.
+    """
+    change = ConfigChange("events.profile", profile or None)
+    for tries in range(1, _TRIES + 1):
+        now = ask(GetConfig())
+        try:
+            return ask(ChangeConfig(now.digest, [change]))
+        except RequestRefused:
+            if tries == _TRIES or ask(GetConfig()).digest == now.digest:
+                raise
+    raise AssertionError
+
+
+async def _answered(ask: AskConfig, request: ConfigRequest) -> Response:
+    try:
+        content = await run_in_threadpool(_asked, ask, request)
+    except (Refusal, FramegateError) as error:
+        return refused(error)
+    return Response(msgspec.json.encode(content), 200, NO_STORE, JSON)
+
+
+def _asked(ask: AskConfig, request: ConfigRequest) -> Any:
+    """Return the answer. Refusal with 409 if the user saw another text than the file has."""
+    try:
+        return ask(request)
+    except RequestRefused as error:
+        status = 400
+        if isinstance(request, GetConfig | ReloadConfig):
+            raise Refusal(status, str(error)) from None
+        if ask(GetConfig()).digest != request.digest:
+            status = 409
+        raise Refusal(status, str(error)) from None

@@ -1,0 +1,247 @@
+"""Rules change while a run is active: no episode twice, none lost, the file always whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.toml_edit import with_value
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.episodes import Change
+from framegate.pipeline.contracts.errors import ConfigFaults, RunRefused
+from framegate.pipeline.contracts.live_config import (
+    ChangeConfig,
+    ConfigChange,
+    ConfigRequest,
+    GetConfig,
+    LiveConfig,
+    ReloadConfig,
+    RestoreConfig,
+)
+from framegate.pipeline.run.rpc import ask
+from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support import footage
+from tests.support.asked import workers
+from tests.support.commands import Command, framegate
+from tests.support.episodes import WALK, check, stored_changes
+from tests.support.runs import DEADLINE_S, wait_until
+
+DONE = 0
+GRAPH = """\
+# what the camera sees
+[stages.walk]
+use = "walk:Walk"
+input = "decode"
+[stages.windows]
+input = "walk"
+[stages.cache]
+input = "windows"
+"""
+AREA = {"points": [[0.3, 0.0], [0.7, 0.0], [0.7, 1.0], [0.3, 1.0]]}
+UNCHANGED = """
+[events.areas.middle]
+points = [[0.3, 0.0], [0.7, 0.0], [0.7, 1.0], [0.3, 1.0]]
+[events.lines.gate]
+points = [[0.5, 0.0], [0.5, 1.0]]
+[events.rules.visitor]
+when = "inside"
+area = "middle"
+update_s = 1
+[events.rules.people]
+when = "crosses"
+line = "gate"
+"""
+FRAMES = 500
+
+
+def user_folder(made: Path, events: str, frames: int = FRAMES) -> Path:
+    made.mkdir()
+    footage.write_scene(made / "door.mkv", footage.steady(frames))
+    (made / "walk.py").write_text(WALK, encoding="utf-8")
+    (made / "pipeline.toml").write_text(GRAPH + events, encoding="utf-8")
+    return made
+
+
+def asked(data: Path, request: ConfigRequest) -> LiveConfig:
+    reply = ask(data, request, DEADLINE_S)
+    assert isinstance(reply, LiveConfig)
+    return reply
+
+
+def changed(data: Path, path: str, value: Any) -> LiveConfig:
+    """Change a path, as an editor that sees the file before."""
+    now = asked(data, GetConfig())
+    return asked(data, ChangeConfig(now.digest, [ConfigChange(path, value)]))
+
+
+def has_run(data: Path) -> Any:
+    """Return whether the run in a folder answers."""
+    try:
+        return asked(data, GetConfig()).digest
+    except (ConfigFaults, RunRefused):
+        return None
+
+
+def told(data: Path) -> int:
+    """Entries of the stage so far."""
+    with redis.Redis.from_url(EmbeddedStore(data / "store", "everysec").url) as store:
+        return store.xlen(keys.out("door", keys.EVENTS))
+
+
+def all_changes(data: Path) -> list[Change]:
+    return [each for _, entry in stored_changes(data, "door") for each in entry.changes]
+
+
+def test_the_first_rule_of_a_run_needs_no_restart(tmp_path: Path) -> None:
+    folder = user_folder(tmp_path / "user", "")
+    data = folder / "data"
+    with Command(folder, "run", "door.mkv", "-d", "data", "--pace", "realtime") as run:
+        wait_until("the run answers", lambda: has_run(data))
+        pid = workers(run.process.pid)["shard-1"]
+        first = asked(data, GetConfig())
+        both = [
+            ConfigChange("events.areas.middle", AREA),
+            ConfigChange("events.rules.visitor", {"when": "inside", "area": "middle"}),
+        ]
+        on = asked(data, ChangeConfig(first.digest, both))
+        assert (list(on.versions), on.waits) == (["visitor"], [])
+        with pytest.raises(RunRefused, match="it was changed meanwhile"):
+            asked(data, ChangeConfig(first.digest, both))
+        wrong = [ConfigChange("events.rules.visitor", {"when": "inside", "area": "midle"})]
+        with pytest.raises(RunRefused, match=r"there is no \[events.areas.midle\]"):
+            asked(data, ChangeConfig(on.digest, wrong))
+        with pytest.raises(RunRefused, match="it cannot change during a run"):
+            asked(data, ChangeConfig(on.digest, [ConfigChange("store.url", "redis://x")]))
+        wait_until("an episode has begun", lambda: told(data))
+        off = asked(data, RestoreConfig(on.digest))
+        assert (off.digest, off.versions) == (first.digest, {})
+        assert (folder / "pipeline.toml").read_text(encoding="utf-8") == GRAPH
+        wait_until("it has ended", lambda: told(data) >= 2)
+        (folder / "pipeline.toml").write_text(GRAPH + UNCHANGED, encoding="utf-8")
+        assert "edited by hand" in asked(data, GetConfig()).waits[0]
+        again = asked(data, ReloadConfig())
+        assert (list(again.versions), again.waits) == (["visitor", "people"], [])
+        assert workers(run.process.pid)["shard-1"] == pid, "no worker was restarted"
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    changes = all_changes(data)
+    check(changes)
+    ends = [each.ended_by for each in changes if each.step == "end"]
+    assert ends[0] == "rule_changed"
+
+
+@contextmanager
+def always_whole(file: Path) -> Iterator[None]:
+    """Read the file again and again during the block: it is whole, with or without the rule."""
+    faults: list[Exception] = []
+    whole = tomllib.loads(GRAPH + UNCHANGED)
+    is_over = threading.Event()
+
+    def read() -> None:
+        while not is_over.wait(0.01):
+            try:
+                tables = tomllib.loads(file.read_text(encoding="utf-8"))
+                rule = tables["events"]["rules"].pop("changing", None)
+                assert tables == whole
+                assert rule is None or rule.keys() == rule_of(0).keys()
+            except (OSError, AssertionError, tomllib.TOMLDecodeError) as error:
+                faults.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        reader.join()
+    assert not faults, faults[:1]
+
+
+def rule_of(number: int) -> dict[str, Any]:
+    """Return the rule `changing` after a number of changes; each has another digest."""
+    return {"when": "count", "area": "middle", "at_most": 0, "until_s": 1.0 + number / 1000}
+
+
+def change_under_kill(folder: Path, total: int, per_kill: int, per_run: int) -> None:
+    """Change a rule `total` times while workers and whole runs are killed, until the source ends.
+
+    per_kill, per_run  changes between two kills of the worker, and of the whole run
+    """
+    data, done, is_over = folder / "data", 0, False
+    words: tuple[str, ...] = ("run", "door.mkv", "-d", "data", "--pace", "realtime")
+    while not is_over:
+        with Command(folder, *words) as run:
+            wait_until("the run answers", lambda: has_run(data) or run.process.poll() is not None)
+            until = min(done + per_run, total)
+            while done < until:
+                changed(data, "events.rules.changing", rule_of(done))
+                done += 1
+                if done % per_kill == 0:
+                    before = told(data)
+                    os.kill(workers(run.process.pid)["shard-1"], signal.SIGKILL)
+                    wait_until("the rule is used", lambda least=before: told(data) > least)
+            if done < total:
+                run.kill()
+            else:
+                ended = run.wait()
+                assert ended.code == DONE, ended.err
+                is_over = True
+        words = ("run", "--resume", "-d", "data", "--pace", "realtime")
+
+
+def check_under_kill(folder: Path, total: int) -> None:
+    """Check that no episode was reported twice, and that none of the unchanged rules was lost."""
+    alone, changes = all_changes(folder / "alone"), all_changes(folder / "data")
+    check(changes)
+    of_others = [shown(each) for each in changes if each.rule != "changing"]
+    assert of_others == [shown(each) for each in alone]
+    versions = set()
+    for number in range(total):
+        text = with_value(UNCHANGED, ("events", "rules", "changing"), rule_of(number))
+        versions.add(read_config("pipeline.toml", text).events.digest("changing"))
+    assert len(versions) == total
+    of_changing = [each for each in changes if each.rule == "changing"]
+    used = [each.version for each in of_changing if each.step == "start"]
+    assert len(used) > 3
+    assert versions.issuperset(used)
+    ends = {each.ended_by for each in of_changing if each.step == "end"}
+    assert "rule_changed" in ends
+    now = (folder / "pipeline.toml").read_text(encoding="utf-8")
+    last = rule_of(total - 1)
+    assert now == with_value(GRAPH + UNCHANGED, ("events", "rules", "changing"), last)
+
+
+def shown(change: Change) -> Any:
+    """Return a change without the times at which the frames of a file were read."""
+    fields = msgspec.to_builtins(change)
+    for name in ("told", "began", "last"):
+        del fields[name]["captured"]
+    return fields
+
+
+def test_rule_changes_under_kill_lose_no_episode_of_other_rules(tmp_path: Path) -> None:
+    folder = user_folder(tmp_path / "user", UNCHANGED, 600)
+    assert framegate(folder, "run", "door.mkv", "-d", "alone").code == DONE
+    with always_whole(folder / "pipeline.toml"):
+        change_under_kill(folder, total=40, per_kill=9, per_run=20)
+    check_under_kill(folder, total=40)
+
+
+@pytest.mark.long
+def test_a_thousand_rule_changes_under_kill(tmp_path: Path) -> None:
+    folder = user_folder(tmp_path / "user", UNCHANGED, 6000)
+    assert framegate(folder, "run", "door.mkv", "-d", "alone").code == DONE
+    with always_whole(folder / "pipeline.toml"):
+        change_under_kill(folder, total=1000, per_kill=50, per_run=250)
+    check_under_kill(folder, total=1000)

@@ -1,0 +1,172 @@
+"""Rules that change between two frames: which episodes end, and which ids come after."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.contracts.episodes import Change
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Result
+from framegate.stages.events.rulebook import Rulebook
+from framegate.stages.events.state import EventsState
+from tests.support.episodes import check, results, rules, standing, told
+
+AREAS = """
+[events.areas.left]
+points = [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]
+[events.areas.right]
+points = [[0.5, 0.0], [1.0, 0.0], [1.0, 1.0], [0.5, 1.0]]
+"""
+TWO = f"""{AREAS}
+[events.rules.here]
+when = "inside"
+area = "left"
+[events.rules.there]
+when = "inside"
+area = "right"
+"""
+LOST = """
+[events.rules.gone]
+when = "state"
+state = "lost"
+"""
+
+
+Step = tuple[str, Sequence[Result | End]]
+"""A configuration, and the entries that are judged under it."""
+
+
+def through(
+    steps: Sequence[tuple[str, Sequence[Result | End]]],
+) -> tuple[list[Change], EventsState]:
+    """Judge entries under one configuration after the other."""
+    state = EventsState()
+    changes: list[Change] = []
+    for text, entries in steps:
+        judged = told(rules(text), entries, state)
+        state = judged.state
+        changes += judged.changes
+    return changes, state
+
+
+def in_both(first: int, seconds: float) -> list[Result]:
+    paths = {1: standing(100, 300), 2: standing(500, 300)}
+    found = results(paths, seconds, first)
+    return [msgspec.structs.replace(each, pts=each.seq / 25) for each in found]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('when = "inside"\narea = "left"', 'when = "inside"\narea = "left"\nseverity = "alert"'),
+        ("[[0.0, 0.0], [0.5", "[[0.0, 0.1], [0.5"),
+        ('when = "inside"\narea = "left"', 'when = "inside"\narea = "left"\nenabled = false'),
+    ],
+)
+def test_only_the_episode_whose_rule_or_area_changed_ends(before: str, after: str) -> None:
+    changed = TWO.replace(before, after, 1)
+    assert changed != TWO
+    changes, _ = through([(TWO, in_both(0, 2.0)), (changed, in_both(50, 2.0))])
+    check(changes, all_over=False)
+    (end,) = [each for each in changes if each.step == "end"]
+    assert (end.rule, end.ended_by, end.told.seq) == ("here", "rule_changed", 50)
+    begun = [(each.rule, each.began.seq) for each in changes if each.step == "start"]
+    again = [] if "enabled" in after else [("here", 50)]
+    assert begun == [("here", 0), ("there", 0), *again]
+
+
+def test_a_camera_that_is_away_gives_no_id_twice() -> None:
+    """It stays at one position, where the rule ends and begins again with each change."""
+    off = LOST + "enabled = false\n"
+    texts = [LOST, LOST + "for_s = 0.5\n", off, LOST, LOST + "until_s = 3\n", TWO, LOST]
+    away = [End(1, 0, False, away_s=float(number)) for number in range(1, 20)]
+    steps: list[Step] = [(LOST, [*in_both(0, 1.0), End(1, 25, False)])]
+    for number, text in enumerate(itertools.islice(itertools.cycle(texts), 19)):
+        steps.append((text, [away[number]]))
+    changes, state = through([*steps, (LOST, in_both(26, 2.0))])
+    check(changes, all_over=False)
+    assert len({each.episode for each in changes}) > 8
+    assert state.ended == {}
+
+
+def test_rules_that_are_gone_leave_nothing_in_the_state() -> None:
+    after = LOST + '[events.rules.next]\nwhen = "inside"\narea = "left"\nafter.rule = "gone"\n'
+    _, empty = through([(TWO, in_both(0, 1.0))])
+    steps: list[Step] = []
+    for number in range(20):
+        text = AREAS + after.replace('state = "lost"', f'state = "lost"\nuntil_s = {number}')
+        steps.append((text, [End(1, 0, False, away_s=number + 1.0), *in_both(number * 5, 0.2)]))
+    _, state = through([(AREAS + after, in_both(0, 1.0)), *steps, (TWO, in_both(200, 1.0))])
+    assert state.begun_ms == {}
+    assert state.notes.keys() <= empty.notes.keys()
+    assert len(msgspec.msgpack.encode(state)) < 2 * len(msgspec.msgpack.encode(empty))
+
+
+PROFILES = f"""{TWO}
+[events]
+timezone = "UTC"
+[events.profiles.night]
+rules = ["here"]
+schedule = ["22:00-06:00"]
+[events.profiles.home]
+rules = []
+[events.profiles.away]
+rules = ["here", "there"]
+[events.rules.always]
+when = "inside"
+area = "right"
+"""
+
+
+@pytest.mark.parametrize(
+    ("selected", "hour", "due"),
+    [
+        ("", 23, {"here", "always"}),
+        ("", 12, {"always"}),
+        ("away", 12, {"here", "there", "always"}),
+        ("home", 23, {"always"}),
+    ],
+)
+def test_a_profile_has_its_rules_and_those_of_no_profile(
+    selected: str, hour: int, due: set[str]
+) -> None:
+    text = PROFILES
+    if selected:
+        text = text.replace("[events]\n", f'[events]\nprofile = "{selected}"\n')
+    book = Rulebook(rules(text), "door")
+    captured = 1_700_000_000 // 86400 * 86400 + hour * 3600.0
+    assert {rule.name for rule in book.rules if book.is_due(rule, captured)} == due
+
+
+def test_without_a_due_profile_all_rules_are_active() -> None:
+    text = PROFILES.replace("[events.profiles.home]\nrules = []\n", "")
+    text = text.replace('rules = ["here", "there"]', 'schedule = ["01:00-02:00"]')
+    book = Rulebook(rules(text), "door")
+    assert book.profile_at(1_700_000_000 // 86400 * 86400 + 12 * 3600.0) == ""
+    assert all(book.is_due(rule, 43200.0) for rule in book.rules)
+
+
+def test_a_profile_ends_an_episode_as_a_schedule_does() -> None:
+    away = PROFILES.replace("[events]\n", '[events]\nprofile = "away"\n')
+    home = PROFILES.replace("[events]\n", '[events]\nprofile = "home"\n')
+    changes, _ = through([(away, in_both(0, 2.0)), (home, in_both(50, 2.0))])
+    ends = {(each.rule, each.ended_by) for each in changes if each.step == "end"}
+    assert ends == {("here", "over"), ("there", "over")}
+
+
+def test_wrong_profiles_are_refused() -> None:
+    wrong = PROFILES.replace('rules = ["here"]', 'rules = ["her"]').replace("22:00-06", "22-06")
+    wrong = wrong.replace("[events]\n", '[events]\nprofile = "holiday"\n')
+    with pytest.raises(ConfigFaults) as caught:
+        read_config("pipeline.toml", wrong)
+    text = str(caught.value)
+    assert "events.profiles.night.rules: 'her': there is no such rule" in text
+    assert "did you mean here" in text
+    assert "events.profiles.night.schedule: '22-06:00'" in text
+    assert "events.profile = 'holiday': there is no [events.profiles.holiday]" in text

@@ -1,0 +1,166 @@
+"""The configuration of a run is shown and changed over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+
+from framegate.pipeline.web.api import api_routes
+from framegate.pipeline.web.live_config import config_routes
+from tests.support.live_config import AnsweringConfig
+from tests.support.runs import DEADLINE_S
+from tests.support.web_server import serving
+
+FILE = """\
+# my cameras
+[events.areas.porch]
+points = [[0.1, 0.5], [0.6, 0.5], [0.6, 0.9]]  # the steps
+
+[events.rules.visitor]  # rings
+when = "inside"
+area = "porch"
+
+[events.profiles.home]
+rules = []
+[events.profiles.away]
+rules = ["visitor"]
+
+[sinks.hook]
+kind = "webhook"
+url = "http://me:s3cr3t@127.0.0.1:9/x"  # the office
+"""
+SQUARE = {"points": [[0.2, 0.5], [0.6, 0.5], [0.6, 0.9]]}
+
+
+class Editor:
+    """A client of the routes of a run with this file."""
+
+    def __init__(self, port: int, file: Path) -> None:
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=DEADLINE_S)
+        self.file = file
+
+    def see(self) -> dict[str, Any]:
+        """Return the configuration, which is as the document of the API describes it."""
+        answer = self.client.get("/config")
+        assert answer.status_code == 200, answer.text
+        shown: dict[str, Any] = answer.json()
+        whole = self.client.get("/openapi.json").json()
+        described = whole["paths"]["/api/v1/config"]["get"]["responses"]["200"]
+        schema = described["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, **whole}).validate(shown)
+        return shown
+
+    def change(self, digest: str, **changes: Any) -> httpx.Response:
+        """Change paths, with __ for the dots."""
+        listed = [{"path": k.replace("__", "."), "value": v} for k, v in changes.items()]
+        return self.post("change", {"digest": digest, "changes": listed})
+
+    def post(self, what: str, content: dict[str, Any]) -> httpx.Response:
+        return self.client.post(f"/config/{what}", json=content)
+
+    @property
+    def text(self) -> str:
+        return self.file.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def editor(tmp_path: Path) -> Iterator[Editor]:
+    file = tmp_path / "pipeline.toml"
+    file.write_text(FILE, encoding="utf-8")
+    ask = AnsweringConfig(file).ask
+    with serving([*api_routes("redis://unused", lambda: ["door"]), *config_routes(ask)]) as port:
+        editor = Editor(port, file)
+        yield editor
+        editor.client.close()
+
+
+def test_several_changes_are_one_and_the_second_editor_is_refused(editor: Editor) -> None:
+    first = editor.see()
+    assert first["tables"]["events"]["rules"]["visitor"] == {"when": "inside", "area": "porch"}
+    assert (list(first["versions"]), first["waits"], first["history"]) == (["visitor"], [], [])
+    rule = {"when": "inside", "area": "porch", "severity": "alert"}
+    answer = editor.change(
+        first["digest"], events__areas__porch=SQUARE, events__rules__visitor=rule
+    )
+    assert answer.status_code == 200, answer.text
+    after = answer.json()
+    assert after == editor.see()
+    assert editor.text == FILE.replace("[[0.1", "[[0.2").replace(
+        'area = "porch"\n', 'area = "porch"\nseverity = "alert"\n'
+    )
+    assert after["versions"]["visitor"] != first["versions"]["visitor"]
+    late = editor.change(first["digest"], events__rules__visitor=rule)
+    assert late.status_code == 409
+    assert "it was changed meanwhile; look at it, and try again" in late.json()["error"]
+    assert [each["changes"] for each in after["history"]] == [
+        ["events.areas.porch", "events.rules.visitor"]
+    ]
+    undone = editor.post("undo", {"digest": after["digest"]}).json()
+    assert editor.text == FILE
+    assert undone["versions"] == first["versions"]
+    again = editor.post("undo", {"digest": undone["digest"], "version": after["digest"]})
+    assert again.json()["versions"] == after["versions"]
+
+
+def test_what_is_wrong_is_refused_and_nothing_is_written(editor: Editor) -> None:
+    digest = editor.see()["digest"]
+    fence = {"when": "crosses", "line": "fence"}
+    for changes, fault in (
+        ({"events__rules__visitor": fence}, "there is no [events.lines.fence]"),
+        ({"events__areas__porch": None}, "there is no [events.areas.porch]"),
+        ({"events__areas__b": SQUARE, "events__rules__c": {"when": "x"}}, "events.rules.c.when"),
+        ({"events__rules__a": {"when": "inside", "labels": ["persn"]}}, "'persn' is not detected"),
+        ({"store__url": "redis://x"}, "path = 'store.url': it cannot change during a run"),
+        ({"events__rules__a b": fence}, "A name is"),
+        ({"events__profile": "holiday"}, "there is no [events.profiles.holiday]"),
+        ({"privacy__masks__door": [[0, 0]]}, "privacy.masks"),
+        ({}, "must be 1 to 64, got 0"),
+    ):
+        refused = editor.change(digest, **changes)
+        assert refused.status_code == 400, changes
+        assert fault in refused.json()["error"]
+    assert editor.post("undo", {"digest": digest}).status_code == 400
+    assert editor.post("change", {"digest": digest}).status_code == 400
+    assert editor.text == FILE
+    assert [each.name for each in editor.file.parent.iterdir()] == ["pipeline.toml"]
+
+
+def test_secrets_are_hidden_and_stay(editor: Editor) -> None:
+    seen = editor.see()
+    hook = seen["tables"]["sinks"]["hook"]
+    assert "s3cr3t" not in str(seen)
+    after = editor.change(seen["digest"], sinks__hook={**hook, "rules": ["visitor"]})
+    assert after.status_code == 200, after.text
+    assert editor.text == f'{FILE}rules = ["visitor"]\n'
+    gone = editor.change(after.json()["digest"], sinks__hook=None).json()
+    assert gone["tables"]["sinks"] == {}
+
+
+def test_a_profile_is_switched_without_a_digest_or_an_entry_in_the_history(editor: Editor) -> None:
+    away = editor.post("profile", {"profile": "away"}).json()
+    assert (away["profile"], away["history"]) == ("away", [])
+    assert editor.text == f'{FILE}\n[events]\nprofile = "away"\n'
+    assert editor.post("profile", {"profile": ""}).json()["profile"] == ""
+    refused = editor.post("profile", {"profile": "awy"})
+    assert refused.status_code == 400
+    assert "did you mean away?" in refused.json()["error"]
+
+
+def test_an_edit_by_hand_waits_for_a_reload(editor: Editor) -> None:
+    editor.file.write_text(f"{FILE}\n[live]\nstall_s = 9.0\n", encoding="utf-8")
+    (wait,) = editor.see()["waits"]
+    assert wait.startswith("[live] differs from the start of the run")
+    editor.file.write_text(FILE.replace("[[0.1", "[[0.2"), encoding="utf-8")
+    (wait,) = editor.see()["waits"]
+    assert wait == "the file was edited by hand: framegate rules reload uses it"
+    assert editor.post("reload", {}).json()["waits"] == []
+    editor.file.write_text("[events", encoding="utf-8")
+    broken = editor.see()
+    assert "not TOML" in broken["waits"][0]
+    assert list(broken["versions"]) == ["visitor"]
+    assert editor.post("reload", {}).status_code == 400
