@@ -18,8 +18,8 @@ from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
     ConfigChange,
     ConfigRequest,
+    EditableConfig,
     GetConfig,
-    LiveConfig,
     ReloadConfig,
     RestoreConfig,
 )
@@ -255,7 +255,9 @@ def _keys_of(words: Sequence[str]) -> dict[str, Any]:
         ) from None
 
 
-def _changed(parsed: argparse.Namespace, now: LiveConfig, changes: Sequence[ConfigChange]) -> Exit:
+def _changed(
+    parsed: argparse.Namespace, now: EditableConfig, changes: Sequence[ConfigChange]
+) -> Exit:
     after = _asked(parsed, ChangeConfig(now.digest, changes))
     if after.digest == now.digest:
         print(f"{after.file} has it already")
@@ -263,7 +265,7 @@ def _changed(parsed: argparse.Namespace, now: LiveConfig, changes: Sequence[Conf
     return Exit.DONE
 
 
-def _report(now: LiveConfig) -> None:
+def _report(now: EditableConfig) -> None:
     """Print which rules the run evaluates, and what waits."""
     print(f"# {now.file}: the run evaluates {', '.join(now.versions) or 'no rule'}")
     if now.profile:
@@ -272,7 +274,7 @@ def _report(now: LiveConfig) -> None:
         print(f"# {wait}")
 
 
-def _asked(parsed: argparse.Namespace, request: ConfigRequest) -> LiveConfig:
+def _asked(parsed: argparse.Namespace, request: ConfigRequest) -> EditableConfig:
     reply = ask(Path(find_run(parsed.data).folder), request, ANSWER_S)
-    assert isinstance(reply, LiveConfig)
+    assert isinstance(reply, EditableConfig)
     return reply

@@ -121,7 +121,7 @@ def change_file(
 # -- Earlier texts.
 
 
-class _Version(msgspec.Struct, frozen=True):
+class _EarlierText(msgspec.Struct, frozen=True):
     """An earlier text of the file.
 
     at       time of the change that replaced it, UNIX seconds
@@ -135,7 +135,7 @@ class _Version(msgspec.Struct, frozen=True):
     changes: Sequence[str]
 
 
-_versions: Final = msgspec.json.Decoder(list[_Version])
+_versions: Final = msgspec.json.Decoder(list[_EarlierText])
 
 
 def versions(path: Path, now: str) -> list[SavedVersion]:
@@ -179,7 +179,7 @@ def _history_of(real: Path) -> Path:
     return real.with_name(f".{real.name}.history")
 
 
-def _kept_versions(real: Path) -> list[_Version]:
+def _kept_versions(real: Path) -> list[_EarlierText]:
     """Return the earlier texts, oldest first. An unreadable history is an empty one."""
     try:
         return _versions.decode(_history_of(real).read_bytes())
@@ -190,7 +190,7 @@ def _kept_versions(real: Path) -> list[_Version]:
 def _keep_version(real: Path, text: str, after: str, paths: Sequence[str]) -> None:
     """Add a text to the history, and drop the oldest beyond its limits. OSError."""
     others = [each for each in _kept_versions(real) if each.text != text]
-    kept = [*others, _Version(text, time.time(), after, tuple(paths))][-_VERSIONS:]
+    kept = [*others, _EarlierText(text, time.time(), after, tuple(paths))][-_VERSIONS:]
     while len(kept) > 1 and sum(len(each.text.encode()) for each in kept) > _BYTES:
         kept.pop(0)
     history = _history_of(real)

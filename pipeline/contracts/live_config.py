@@ -24,11 +24,11 @@ class ConfigChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GetConfig(msgspec.Struct, frozen=True, tag=True):
-    """Return the configuration of the run as a LiveConfig."""
+    """Return the configuration of the run as a EditableConfig."""
 
 
 class ChangeConfig(msgspec.Struct, frozen=True, tag=True):
-    """Write these changes into the file, all or none, and use them; the reply is a LiveConfig.
+    """Write these changes into the file, all or none, and use them; the reply is a EditableConfig.
 
     digest  of the text that the user saw; the change is refused if the file has another one
     """
@@ -38,7 +38,7 @@ class ChangeConfig(msgspec.Struct, frozen=True, tag=True):
 
 
 class RestoreConfig(msgspec.Struct, frozen=True, tag=True):
-    """Write an earlier text into the file, and use it; the reply is a LiveConfig.
+    """Write an earlier text into the file, and use it; the reply is a EditableConfig.
 
     digest   of the text that the user saw
     version  digest of the earlier text; "": the text before the last change, which is refused if
@@ -50,7 +50,7 @@ class RestoreConfig(msgspec.Struct, frozen=True, tag=True):
 
 
 class ReloadConfig(msgspec.Struct, frozen=True, tag=True):
-    """Use the file as it is now, after an edit by hand; the reply is a LiveConfig."""
+    """Use the file as it is now, after an edit by hand; the reply is a EditableConfig."""
 
 
 class SavedVersion(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ class SavedVersion(msgspec.Struct, frozen=True):
     changes: Sequence[str]
 
 
-class LiveConfig(msgspec.Struct, frozen=True, tag=True):
+class EditableConfig(msgspec.Struct, frozen=True, tag=True):
     """The part of the configuration that can change during a run.
 
     file      path of the file; "": the run has none

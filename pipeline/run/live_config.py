@@ -33,8 +33,8 @@ from framegate.pipeline.contracts.keys import EVENTS, LISTEN, NAME_RULE, is_name
 from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
     ConfigRequest,
+    EditableConfig,
     GetConfig,
-    LiveConfig,
     ReloadConfig,
     RestoreConfig,
 )
@@ -137,17 +137,17 @@ class RunConfig:
         self._events = _live_events(file.config.events, self._stages)[0]
         return True
 
-    def shown(self) -> LiveConfig:
+    def shown(self) -> EditableConfig:
         """Return the configuration for an editor. ConfigFaults if the file cannot be read."""
         known = {name: self._events.digest(name) for name in self._events.rules}
         if not self._path:
-            return LiveConfig("", versions=known)
+            return EditableConfig("", versions=known)
         text = read_text(Path(self._path))
         digest = digest_of(text)
         tables: dict[str, Any] = {}
         with contextlib.suppress(ConfigFaults):  # `waits` has the fault
             tables = parsed_toml(self._path, text)
-        return LiveConfig(
+        return EditableConfig(
             file=self._path,
             digest=digest,
             tables=_shown_tables(tables),

@@ -314,7 +314,7 @@ def with_footage(config: Config) -> Config:
 
 
 def is_shipped(stage: StageEntry) -> bool:
-    """Return whether a stage is one of ours."""
+    """Return whether a stage is part of Framegate."""
     return stage.use.startswith("framegate.")
 
 
@@ -412,7 +412,7 @@ def with_events(config: Config, models: RunModels) -> Config:
 
 
 def event_faults(config: Config, models: RunModels) -> list[str]:
-    """Return the faults of rules: labels that no result can have, and sounds that nobody hears."""
+    """Return the faults of rules: labels that no result can have, sounds that no stage hears."""
     known = models.labels()
     faults: list[str] = []
     if known is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, RunRefused
-from framegate.pipeline.contracts.live_config import ConfigRequest, LiveConfig
+from framegate.pipeline.contracts.live_config import ConfigRequest, EditableConfig
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.folder import RunSource, runs_folder
@@ -143,7 +143,14 @@ RunCommand = (
     | ConfigRequest
 )
 RunReply = (
-    Accepted | Refused | SourceList | StoreUrl | HttpToken | StageCounts | FilterList | LiveConfig
+    Accepted
+    | Refused
+    | SourceList
+    | StoreUrl
+    | HttpToken
+    | StageCounts
+    | FilterList
+    | EditableConfig
 )
 
 _replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)

@@ -24,7 +24,7 @@ from framegate.pipeline.contracts.errors import (
     StoreLost,
     StoreRefused,
 )
-from framegate.pipeline.contracts.live_config import ConfigRequest, GetConfig, LiveConfig
+from framegate.pipeline.contracts.live_config import ConfigRequest, EditableConfig, GetConfig
 from framegate.pipeline.contracts.object_filters import (
     AddFilter,
     FilterList,
@@ -235,7 +235,7 @@ class Supervisor:
             self._workers.tell_filters()
         return FilterList(list(self.sources.filters()))
 
-    async def answer_config(self, request: ConfigRequest) -> LiveConfig:
+    async def answer_config(self, request: ConfigRequest) -> EditableConfig:
         """Change the configuration from now on, if asked to; return it. ConfigFaults."""
         if not isinstance(request, GetConfig) and (self._draining or self._ending.code is not None):
             raise ConfigFaults(["the run is ending: its configuration cannot be changed"])

@@ -32,7 +32,7 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.likeness import Likeness, LikenessInvalid
-from framegate.pipeline.contracts.live_config import GetConfig, LiveConfig, ReloadConfig
+from framegate.pipeline.contracts.live_config import EditableConfig, GetConfig, ReloadConfig
 from framegate.pipeline.review.visits import rule_text
 from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused
 from framegate.pipeline.web.live_config import AskConfig
@@ -173,7 +173,7 @@ def _changed(file: ConfigFile, name: str, lines: str) -> str:
     return with_value(file.text, path, None)
 
 
-def _shown(file: ConfigFile, name: str, running: LiveConfig | None, waits: str) -> RuleInFile:
+def _shown(file: ConfigFile, name: str, running: EditableConfig | None, waits: str) -> RuleInFile:
     """Return the rule as a page shows it. running: None if the supervisor did not answer"""
     fault = None
     version = None

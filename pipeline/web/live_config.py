@@ -19,18 +19,21 @@ from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
     ConfigChange,
     ConfigRequest,
+    EditableConfig,
     GetConfig,
-    LiveConfig,
     ReloadConfig,
     RestoreConfig,
 )
+from framegate.pipeline.web.accounts import Caller
 from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused
 from framegate.pipeline.web.openapi import Operation
+from framegate.pipeline.web.route_table import caller_of
 
 MAX_BYTES: Final = 256 << 10  # of the changes in a request
+_OF_ADMINS: Final = ("sinks", "privacy")  # where pictures are sent, and what they hide
 _TRIES: Final = 3  # of a switch of the profile while others change the file
 
-AskConfig = Callable[[ConfigRequest], LiveConfig]
+AskConfig = Callable[[ConfigRequest], EditableConfig]
 """Asks the supervisor. RequestRefused, NoReply."""
 
 
@@ -84,6 +87,7 @@ def config_routes(ask: AskConfig) -> list[Operation]:
         """
         try:
             edit = await posted(request, ConfigEdit, MAX_BYTES)
+            _check_role(caller_of(request), edit.changes)
         except Refusal as error:
             return refused(error)
         return await _answered(ask, ChangeConfig(edit.digest, edit.changes))
@@ -115,15 +119,23 @@ def config_routes(ask: AskConfig) -> list[Operation]:
         return await _answered(lambda _: switch_profile(ask, choice.profile), GetConfig())
 
     return [
-        Operation("/api/v1/config", shown, gives=LiveConfig),
-        Operation("/api/v1/config/change", change, gives=LiveConfig, body=ConfigEdit),
-        Operation("/api/v1/config/undo", undo, gives=LiveConfig, body=ConfigUndo),
-        Operation("/api/v1/config/reload", reload, gives=LiveConfig, body=ConfigReload),
-        Operation("/api/v1/config/profile", profile, gives=LiveConfig, body=ProfileChoice),
+        Operation("/api/v1/config", shown, gives=EditableConfig),
+        Operation("/api/v1/config/change", change, gives=EditableConfig, body=ConfigEdit),
+        Operation("/api/v1/config/undo", undo, gives=EditableConfig, body=ConfigUndo),
+        Operation("/api/v1/config/reload", reload, gives=EditableConfig, body=ConfigReload),
+        Operation("/api/v1/config/profile", profile, gives=EditableConfig, body=ProfileChoice),
     ]
 
 
-def switch_profile(ask: AskConfig, profile: str) -> LiveConfig:
+def _check_role(caller: Caller, changes: Sequence[ConfigChange]) -> None:
+    """Refusal with 403 for changes that need an administrator."""
+    kinds = {each.path.partition(".")[0] for each in changes}
+    restricted = sorted(kinds.intersection(_OF_ADMINS))
+    if restricted and not caller.may("admin"):
+        raise Refusal(403, f"a change of {' and '.join(restricted)} needs the role admin")
+
+
+def switch_profile(ask: AskConfig, profile: str) -> EditableConfig:
     """Switch the profile; no digest is needed, because no other change can be lost.
 
     RequestRefused if there is no such profile, or the file cannot be changed; NoReply.

@@ -30,8 +30,8 @@ from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused,
 from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
     ConfigRequest,
+    EditableConfig,
     GetConfig,
-    LiveConfig,
     ReloadConfig,
     RestoreConfig,
 )
@@ -192,7 +192,7 @@ class HttpPort:
         spec: WebSpec,
         status: Callable[[], Awaitable[RunStatus]],
         filters: Callable[[FilterRequest], Awaitable[FilterList]],
-        config: Callable[[ConfigRequest], Awaitable[LiveConfig]],
+        config: Callable[[ConfigRequest], Awaitable[EditableConfig]],
         shared: AnswerShared,
     ) -> None:
         """Keep the parts.
@@ -256,7 +256,7 @@ class HttpPort:
             await _end(process)
             self._process = None
 
-    async def _answer(self, request: AnyRequest) -> RunStatus | FilterList | LiveConfig:
+    async def _answer(self, request: AnyRequest) -> RunStatus | FilterList | EditableConfig:
         if isinstance(request, GetFilters | AddFilter | RemoveFilter):
             return await self._filters(request)
         if isinstance(request, GetConfig | ChangeConfig | RestoreConfig | ReloadConfig):

@@ -88,6 +88,11 @@ ROUTES: Final[Mapping[str, RouteRow]] = {
     "GET /api/v1/changes": RouteRow("viewer", "query"),
     # Rules and filters.
     "POST /api/v1/rules/trial": RouteRow("reviewer", "endpoint"),
+    "GET /api/v1/config": RouteRow("operator", "whole"),
+    "POST /api/v1/config/change": RouteRow("operator", "whole"),
+    "POST /api/v1/config/undo": RouteRow("operator", "whole"),
+    "POST /api/v1/config/reload": RouteRow("operator", "whole"),
+    "POST /api/v1/config/profile": RouteRow("operator", "whole"),
     "GET /api/v1/filters": RouteRow("viewer", "endpoint"),
     "POST /api/v1/filters/{name}": RouteRow("operator", "whole"),
     # Recordings.

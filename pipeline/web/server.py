@@ -38,7 +38,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
-from framegate.pipeline.contracts.live_config import ConfigRequest, LiveConfig
+from framegate.pipeline.contracts.live_config import ConfigRequest, EditableConfig
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.engine.control_line import ControlLine
@@ -177,9 +177,9 @@ class RunReader:
         """Return the object filters, after a change. RequestRefused; NoReply."""
         return self._line.ask(request, FilterList, ANSWER_S)
 
-    def ask_config(self, request: ConfigRequest) -> LiveConfig:
+    def ask_config(self, request: ConfigRequest) -> EditableConfig:
         """Return the configuration of the run, after a change. RequestRefused; NoReply."""
-        return self._line.ask(request, LiveConfig, ANSWER_S)
+        return self._line.ask(request, EditableConfig, ANSWER_S)
 
     def own_names(self) -> list[str]:
         """Return the names of the run's sources. NoReply."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import msgspec
 import pytest
 import redis
@@ -24,8 +25,8 @@ from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
     ConfigChange,
     ConfigRequest,
+    EditableConfig,
     GetConfig,
-    LiveConfig,
     ReloadConfig,
     RestoreConfig,
 )
@@ -36,6 +37,7 @@ from tests.support.asked import workers
 from tests.support.commands import Command, framegate
 from tests.support.episodes import WALK, check, stored_changes
 from tests.support.runs import DEADLINE_S, wait_until
+from tests.support.webhooks import WebhookReceiver, receiving
 
 DONE = 0
 GRAPH = """\
@@ -73,13 +75,13 @@ def user_folder(made: Path, events: str, frames: int = FRAMES) -> Path:
     return made
 
 
-def asked(data: Path, request: ConfigRequest) -> LiveConfig:
+def asked(data: Path, request: ConfigRequest) -> EditableConfig:
     reply = ask(data, request, DEADLINE_S)
-    assert isinstance(reply, LiveConfig)
+    assert isinstance(reply, EditableConfig)
     return reply
 
 
-def changed(data: Path, path: str, value: Any) -> LiveConfig:
+def changed(data: Path, path: str, value: Any) -> EditableConfig:
     """Change a path, as an editor that sees the file before."""
     now = asked(data, GetConfig())
     return asked(data, ChangeConfig(now.digest, [ConfigChange(path, value)]))
@@ -245,3 +247,60 @@ def test_a_thousand_rule_changes_under_kill(tmp_path: Path) -> None:
     with always_whole(folder / "pipeline.toml"):
         change_under_kill(folder, total=1000, per_kill=50, per_run=250)
     check_under_kill(folder, total=1000)
+
+
+@pytest.fixture
+def receiver() -> Iterator[WebhookReceiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def test_sinks_and_masks_change_and_the_command_says_what_waits(
+    tmp_path: Path, receiver: WebhookReceiver
+) -> None:
+    folder = user_folder(tmp_path / "user", UNCHANGED)
+    data, file = folder / "data", folder / "pipeline.toml"
+    with Command(folder, "run", "door.mkv", "-d", "data", "--pace", "realtime") as run:
+        wait_until("the run answers", lambda: has_run(data))
+        pid = workers(run.process.pid)["shard-1"]
+        hook = {"kind": "webhook", "url_env": "HOOK_URL", "secret_env": "HOOK_SECRET"}
+        changed(data, "sinks.office", hook)
+        first = wait_until("it gets an episode", lambda: receiver.taken and receiver.taken[0])
+        wall = [[[0, 0], [1, 0], [1, 1], [0, 1]]]
+        changed(data, "privacy.masks.door", wall)
+        wait_until("the picture is black", lambda: _is_black(folder))
+        masked = framegate(
+            folder, "rules", "set", "sinks.office", 'rules = ["people"]', "-d", "data"
+        )
+        assert masked.code == DONE, masked.err
+        assert "the run evaluates visitor, people" in masked.out
+        got = len(receiver.taken)
+        wait_until("it gets a crossing", lambda: _rules_of(receiver, got)[-1:] == ["people"])
+        off = framegate(folder, "rules", "off", "visitr", "-d", "data")
+        assert "has no such rule; did you mean visitor?" in off.err
+        assert framegate(folder, "rules", "off", "visitor", "-d", "data").code == DONE
+        assert tomllib.loads(file.read_text(encoding="utf-8"))["events"]["rules"]["visitor"] == {
+            "when": "inside", "area": "middle", "update_s": 1, "enabled": False,
+        }  # fmt: skip
+        listed = framegate(folder, "rules", "history", "-d", "data").out.splitlines()
+        assert [line.rsplit("  ", 1)[1] for line in listed] == [
+            "events.rules.visitor", "sinks.office", "privacy.masks.door", "sinks.office",
+        ]  # fmt: skip
+        changed(data, "sinks.office", None)
+        assert workers(run.process.pid)["shard-1"] == pid, "no worker was restarted"
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    ids = [each.id for each in receiver.taken]
+    assert len(set(ids)) == len(ids), "each change once, also over the changes of the sink"
+    assert first.id == ids[0]
+
+
+def _rules_of(receiver: WebhookReceiver, after: int) -> list[str]:
+    return [each.event["data"]["rule"] for each in receiver.taken[after:]]
+
+
+def _is_black(folder: Path) -> bool:
+    if framegate(folder, "snapshot", "door", "--plain", "-d", "data").code != DONE:
+        return False
+    picture = cv2.imread(str(folder / "door.jpg"))
+    return picture is not None and int(picture.max()) < 24

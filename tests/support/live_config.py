@@ -7,7 +7,7 @@ from pathlib import Path
 from framegate.pipeline.config.config import Config, read_config
 from framegate.pipeline.config.config_file import read_config_file
 from framegate.pipeline.contracts.errors import ConfigFaults, RequestRefused
-from framegate.pipeline.contracts.live_config import ConfigRequest, LiveConfig
+from framegate.pipeline.contracts.live_config import ConfigRequest, EditableConfig
 from framegate.pipeline.run.live_config import RunConfig
 from framegate.pipeline.run.plan import with_events
 from framegate.pipeline.system.loading import load_builtin
@@ -24,7 +24,7 @@ class AnsweringConfig:
         models = load_builtin("models")(config.stages, file.parent)
         self.config = RunConfig(config, with_events(config, models), models, read)
 
-    def ask(self, request: ConfigRequest) -> LiveConfig:
+    def ask(self, request: ConfigRequest) -> EditableConfig:
         """Return the configuration after the request. RequestRefused."""
         try:
             self.config.take(request)

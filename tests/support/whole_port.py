@@ -30,7 +30,7 @@ from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.web.limits import LIMITS
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.server import make_app
-from tests.support.like_rules import LikeRules
+from tests.support.live_config import AnsweringConfig
 from tests.support.recorded import record, write_both
 from tests.support.run_filters import RunFilters
 from tests.support.runs import DEADLINE_S
@@ -70,7 +70,9 @@ def whole_port(store: EmbeddedStore, folder: Path) -> Iterator[Starlette]:
     """The application with all routes. Its supervisor knows two sources."""
     filters = RunFilters(*SOURCES, specks=ObjectFilter(sources=SOURCES, min_height=0.05))
     filters.configured["attic_only"] = ObjectFilter(sources=("attic",), min_height=0.05)
-    rules = LikeRules("")
+    file = folder / "pipeline.toml"
+    file.write_text("", encoding="utf-8")
+    config = AnsweringConfig(file)
 
     def supervise(end: socket.socket) -> None:
         while (message := control_messages.receive_from_child(end)) is not None:
@@ -82,7 +84,7 @@ def whole_port(store: EmbeddedStore, folder: Path) -> Iterator[Starlette]:
                 elif isinstance(asked, FilterRequest):
                     reply = reply_of(message.number, filters.ask(asked))
                 else:
-                    reply = reply_of(message.number, rules.ask(asked))  # type: ignore[arg-type]
+                    reply = reply_of(message.number, config.ask(asked))  # type: ignore[arg-type]
             except RequestRefused as error:
                 reply = CallReply(message.number, fault=str(error))
             control_messages.send(end, reply)

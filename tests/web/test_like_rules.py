@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from framegate.pipeline.config.config_file import read_config_file
 from framegate.pipeline.contracts.errors import NoReply
 from framegate.pipeline.contracts.likeness import NUMBERS, Likeness
-from framegate.pipeline.contracts.live_config import ConfigRequest, LiveConfig
+from framegate.pipeline.contracts.live_config import ConfigRequest, EditableConfig
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.like_rules import like_routes
 from tests.support.live_config import AnsweringConfig
@@ -108,7 +108,7 @@ def test_a_run_that_does_not_answer_does_not_hide_that_the_file_was_changed(tmp_
     file = tmp_path / "pipeline.toml"
     file.write_text(RULES, encoding="utf-8")
 
-    def ask(_: ConfigRequest) -> LiveConfig:
+    def ask(_: ConfigRequest) -> EditableConfig:
         raise NoReply("no reply from the supervisor in 5 s")
 
     with serving(like_routes(str(file), ask)) as port:
@@ -152,7 +152,7 @@ def test_what_is_no_such_rule_is_refused(asker: Asker) -> None:
 
 
 def test_a_run_without_a_file_gives_the_reason() -> None:
-    def ask(_: ConfigRequest) -> LiveConfig:
+    def ask(_: ConfigRequest) -> EditableConfig:
         raise NoReply("there is no supervisor")
 
     with serving(like_routes("", ask)) as port:
