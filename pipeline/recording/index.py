@@ -290,6 +290,18 @@ class Index:
                 return RecordedPlace(segment, max(0.0, pts - segment.pts))
         return None
 
+    def key_segment(self, source: str, at: float, until: float) -> Segment | None:
+        """Return the first segment that begins with a key frame from `at` to `until`, UNIX seconds;
+        without one, the last one before, if the time from its begin to `at` is a minute at most.
+        """
+        where = "source = ? AND is_key AND captured {} ORDER BY captured {} LIMIT 1"
+        after = where.format("BETWEEN ? AND ?", "ASC")
+        before = where.format("BETWEEN ? - 60.0 AND ?", "DESC")
+        for query, values in ((after, (at, until)), (before, (at, at))):
+            for segment in self._segments(query, (source, *values)):
+                return segment
+        return None
+
     def last(self, source: str, epoch: int, sounding: bool = False) -> Segment | None:
         """Return the last segment of an epoch; with `sounding`, the last one with sound."""
         where = "source = ? AND epoch = ? AND sound >= ? ORDER BY pts DESC LIMIT 1"

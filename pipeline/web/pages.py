@@ -1,7 +1,8 @@
-"""Serve the HTML pages. Each is a file, into which the shared files are inserted when it is served.
+"""Serve the HTML pages: files into which shared files are inserted when they are served.
 
-The shared files are `look.css`, `head.html` and `top.html`. A page loads no style and no script
-from an address, so its security policy can name both by their digests.
+The shared files are `look.css`, `head.html`, `top.html` and `tools.js`, and for recordings
+`player.js`. A page loads no style and no script from an address, so its security policy can name
+both by their digests.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 _HERE: Final = Path(__file__).parent
-_SHARED: Final = re.compile(r'@import "(look\.css)";|<!-- (head\.html|top\.html) -->')
+_SHARED: Final = re.compile(
+    r'@import "(look\.css)";|// (tools\.js|player\.js)(?=\n)|<!-- (head\.html|top\.html) -->'
+)
 
 
 def page(path: str, file: str, summary: str) -> Route:
@@ -36,7 +39,7 @@ def html_of(file: str) -> str:
     """Return a page as it is served: with the shared files, and its own link marked."""
 
     def shared(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
+        name = match[1] or match[2] or match[3]
         return (_HERE / name).read_text("utf-8").strip()
 
     html = _SHARED.sub(shared, (_HERE / file).read_text("utf-8"))
@@ -52,7 +55,7 @@ def _policy(html: str) -> str:
     style = _hash_of("style", html)
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "
-        "img-src 'self' blob: data:; media-src 'self'; base-uri 'none'; form-action 'none'; "
+        "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'self'"
     )
 

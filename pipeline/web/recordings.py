@@ -55,6 +55,7 @@ from framegate.pipeline.web.limits import (
     whole_number,
 )
 from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
+from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
 from framegate.pipeline.web.route_table import caller_of, check_seen, source_of_id
 
@@ -152,6 +153,7 @@ def recording_routes(
         ),
         Operation(init_name, init, [_OF, _DIGEST], gives=_VIDEO),
         Operation(media_name, segment, [_OF, *_SEGMENT], gives=_VIDEO),
+        page("/recordings", "recordings.html", "The page to look through recordings."),
     ]
 
 
@@ -349,8 +351,20 @@ class _Recordings:
             return await self._elsewhere.answer(request, refusal)
         except FramegateError as error:
             return refused(error)
-        name = f"{request.path_params['source']}.mp4"
+        name = _clip_name(request)
         return _ClipAnswer(path, name, {**_NO_STORE, "Framegate-Parts": str(n_parts)}, kept)
+
+
+def _clip_name(request: Request) -> str:
+    """Return the name under which a browser saves a clip, as `framegate recordings export` does."""
+    since = time_in(request.query_params, "from") or 0.0
+    name = (
+        f"{request.path_params['source']}-{time.strftime('%Y%m%dT%H%M%S', time.localtime(since))}"
+    )
+    part = request.query_params.get("part", "1")
+    if part != "1":
+        name += f"-{part}"
+    return f"{name}.mp4"
 
 
 class _ClipAnswer(FileResponse):

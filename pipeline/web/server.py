@@ -37,6 +37,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from framegate.pipeline.contracts.drops import drops_of
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
 from framegate.pipeline.contracts.live_config import ConfigRequest, EditableConfig
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
@@ -69,6 +70,8 @@ from framegate.pipeline.web.recorded_pictures import RecordedPictures
 from framegate.pipeline.web.recordings import OtherHosts, recording_routes
 from framegate.pipeline.web.route_table import caller_of, with_doors
 from framegate.pipeline.web.rules import rule_routes
+from framegate.pipeline.web.thumbnails import Thumbnails, thumbnail_routes
+from framegate.pipeline.web.unseen import unseen_routes
 from framegate.pipeline.web.visits import visit_routes
 
 # -- The server of the HTTP process.
@@ -253,6 +256,15 @@ class RunReader:
         faults |= {each.source: f"{each.state}: {each.fault}" for each in views if each.fault}
         return faults
 
+    def drops(self) -> dict[str, dict[str, int]]:
+        """Return the dropped frames of each camera of the run, by reason. NoReply, StoreLost,
+        StoreBusy.
+        """
+        cameras = [source.name for source in self.status().sources if source.live]
+        with self._looking, store_errors(self._url):
+            counters = {name: self._connected().sample(name).counters for name in cameras}
+        return {name: drops_of(counts) for name, counts in counters.items()}
+
     def scrape(self) -> Scrape:
         """Return all measurements, or those of the supervisor if the store fails. NoReply."""
         status = self.status()
@@ -402,6 +414,7 @@ def make_app(
     all_routes += fleet_routes(spec.store)
     all_routes += rule_routes(spec.store, run.names, limits)
     recorded: RecordedPictures | None = None
+    elsewhere = OtherHosts(spec.store, Path(spec.folder), forwarder)
     try:
         kind: Callable[..., Any] = load(spec.pictures)
         folder = Path(spec.folder)
@@ -411,10 +424,12 @@ def make_app(
         all_routes += pictures.routes(streams, fleet)
         recorded = RecordedPictures(folder, pictures.recorded, spec.blur_faces, spec.masked)
         recorded.start()
+        all_routes += thumbnail_routes(Thumbnails(folder, pictures.thumbnail), elsewhere)
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
     all_routes += episode_routes(Path(spec.folder), spec.store, recorded, fleet)
     all_routes += visit_routes(Path(spec.folder), recorded)
+    all_routes += unseen_routes(Path(spec.folder), run.drops)
     all_routes += like_routes(spec.config, run.ask_config)
     all_routes += config_routes(run.ask_config)
     all_routes += recording_routes(
@@ -423,7 +438,7 @@ def make_app(
         recorded,
         limits,
         spec.free_bytes,
-        OtherHosts(spec.store, Path(spec.folder), forwarder),
+        elsewhere,
     )
     return Starlette(
         routes=with_doors(all_routes), exception_handlers={FramegateError: _unavailable}

@@ -87,9 +87,11 @@ def _like(out: Any, stream: Stream) -> Stream:
     return copy
 
 
-def recorded_frame(folder: Path, place: RecordedPlace) -> DecodedFrame:
+def recorded_frame(folder: Path, place: RecordedPlace, *, key_only: bool = False) -> DecodedFrame:
     """Return the picture that is shown at a place of a recording; decode from the key frame before
     it. ClipFailed.
+
+    key_only  return this key frame, and decode no other picture
     """
     at_s = place.segment.pts + place.segment.shift_s + place.offset_s
     file = folder / place.segment.path
@@ -104,6 +106,8 @@ def recorded_frame(folder: Path, place: RecordedPlace) -> DecodedFrame:
                 if packet.is_keyframe and packet.pts * packet.time_base <= at_s + _SAME_S:
                     needed.clear()
                 needed.append(packet)
+            if key_only:
+                del needed[1:]
             track = held.streams.video[0]
             last = (at_s + _SAME_S) / (track.time_base or 1)
             frame = _last_picture(track.codec_context, needed, last)

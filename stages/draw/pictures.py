@@ -105,6 +105,12 @@ class Pictures:
         """Return a recorded frame as recorded_jpeg does, with faces blurred if configured."""
         return recorded_jpeg(folder, place, width, self._faces)
 
+    def thumbnail(self, folder: Path, segment: Segment, width: int) -> bytes:
+        """Return the first key frame of a segment as recorded_jpeg does, with faces blurred if
+        configured.
+        """
+        return thumbnail_jpeg(folder, segment, width, self._faces)
+
 
 def _place_in(segments: Sequence[Segment], epoch: int, pts: float) -> RecordedPlace | None:
     """Return the place of a result's picture in one of these segments; None if it is in none."""
@@ -147,18 +153,34 @@ def _jpeg(picture: Picture) -> bytes:
 
 
 def recorded_jpeg(
-    folder: Path, place: RecordedPlace, width: int, faces: FaceBlur | None = None
+    folder: Path,
+    place: RecordedPlace,
+    width: int,
+    faces: FaceBlur | None = None,
+    *,
+    key_only: bool = False,
 ) -> bytes:
     """Return the frame at a place of a recording as a JPEG. Any thread. ClipFailed.
 
-    folder  folder of the recordings
-    width   maximum width in pixels
-    faces   blurs faces; None: they are shown
+    folder    folder of the recordings
+    width     maximum width in pixels
+    faces     blurs faces; None: they are shown
+    key_only  return the key frame before the place, and decode no other picture
     """
-    picture = shrunk(picture_of(recorded_frame(folder, place)), width)
+    decoded = recorded_frame(folder, place, key_only=key_only)
+    picture = shrunk(picture_of(decoded), width)
     if faces is not None:
         picture = faces.blurred(picture)
     return _jpeg(picture)
+
+
+def thumbnail_jpeg(
+    folder: Path, segment: Segment, width: int, faces: FaceBlur | None = None
+) -> bytes:
+    """Return the first key frame of a segment as a JPEG, as recorded_jpeg does. No other picture is
+    decoded.
+    """
+    return recorded_jpeg(folder, RecordedPlace(segment, 0.0), width, faces, key_only=True)
 
 
 def as_map(result: Result, frame: LastFrame | None, faces: FaceBlur | None = None) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from av.packet import Packet
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.index_tables import FOLDER, NAME
 from framegate.pipeline.recording.mp4_boxes import boxes
 from framegate.pipeline.recording.segment_writer import Recording
 from framegate.stages.decode import Decode
@@ -94,6 +97,19 @@ def feed(
         if n == 0 and frame is not None:
             take.announce_epoch(epoch, frame.pts)
     opened.close()
+
+
+def set_begins(data: Path, source: str, begins: Mapping[int, float]) -> None:
+    """Make the recordings of a source look as if a camera had sent them: each epoch began at a
+    time, UNIX seconds, and took as long as it plays.
+    """
+    with closing(sqlite3.connect(data / FOLDER / NAME)) as database, database:
+        for epoch, begin in begins.items():
+            database.execute(
+                "UPDATE segment SET captured_end = ? + pts_end, captured = ? + pts"
+                " WHERE source = ? AND epoch = ?",
+                (begin, begin, source, epoch),
+            )
 
 
 def add_segment(

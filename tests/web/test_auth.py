@@ -33,6 +33,8 @@ REQUESTS: dict[str, Asked] = {
     "GET /metrics": ("/metrics", None),
     "GET /": ("/", None),
     "GET /review": ("/review", None),
+    "GET /recordings": ("/recordings", None),
+    "GET /unseen": ("/unseen", None),
     "GET /rules": ("/rules", None),
     "GET /visits": ("/visits", None),
     "GET /api/v1/openapi.json": ("/api/v1/openapi.json", None),
@@ -60,6 +62,7 @@ REQUESTS: dict[str, Asked] = {
     ),
     "GET /api/v1/counts": ("/api/v1/counts?from=1789990000&source=SOURCE", None),
     "GET /api/v1/seen": ("/api/v1/seen?from=1789990000", None),
+    "GET /api/v1/unseen": ("/api/v1/unseen?from=1789990000&source=SOURCE", None),
     "GET /api/v1/verdicts": ("/api/v1/verdicts?from=1789990000", None),
     "GET /api/v1/verdicts/filter": ("/api/v1/verdicts/filter?rule=visitor&source=SOURCE", None),
     "POST /api/v1/verdicts/filter/on": (
@@ -102,6 +105,10 @@ REQUESTS: dict[str, Asked] = {
     ),
     "GET /api/v1/recordings/{source}/picture.jpg": (
         "/api/v1/recordings/SOURCE/picture.jpg?at=1",
+        None,
+    ),
+    "GET /api/v1/recordings/{source}/thumbnail.jpg": (
+        "/api/v1/recordings/SOURCE/thumbnail.jpg?at=1",
         None,
     ),
     "GET /api/v1/recordings/{source}/init/{digest}.mp4": (

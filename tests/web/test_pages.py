@@ -8,7 +8,9 @@ import pytest
 
 from framegate.pipeline.web.pages import html_of
 
-PAGES = ("page.html", "review.html", "rules.html", "visits.html")
+PAGES = (
+    "page.html", "review.html", "recordings.html", "rules.html", "visits.html", "unseen.html"
+)  # fmt: skip
 
 
 def luminance(colour: str) -> float:
@@ -36,9 +38,10 @@ def test_every_text_can_be_read(file: str, scheme: int) -> None:
 def test_each_page_leads_to_the_others_and_says_which_it_is(file: str) -> None:
     html = html_of(file)
     assert html.count("<meta charset") == html.count("<nav") == 1
-    links = re.findall(r'<a href="([^"]+)"( aria-current="page")?>(\w+)</a>', html)
-    assert [(to, name) for to, _, name in links[:3]] == [
-        ("./", "Live"), ("review", "Review"), ("rules", "Rules")
+    links = re.findall(r'<a href="([^"]+)"( aria-current="page")?>([\w ]+)</a>', html)
+    assert [(to, name) for to, _, name in links] == [
+        ("./", "Live"), ("review", "Review"), ("recordings", "Recordings"), ("rules", "Rules"),
+        ("visits", "Visits"), ("unseen", "Not seen")
     ]  # fmt: skip
     here = "./" if file == "page.html" else file.removesuffix(".html")
     assert [to for to, current, _ in links if current] == [here]
