@@ -84,6 +84,19 @@ class TwoHosts:
         except OSError as error:  # its process does not answer so far
             return 0, str(error).encode(), {}
 
+    def are_known(self) -> bool:
+        """Whether each slot lists all episodes, and the store has the times of both recordings."""
+        ids = {f"{name}/visitor/1-{seq}/0" for name in self.places for seq in range(0, FRAMES, 4)}
+        for slot in self.ports:
+            code, page = self.get(slot, "/api/v1/episodes?limit=1000")
+            if code != 200 or {each["id"] for each in page["episodes"]} != ids:
+                return False
+            [recorded] = self.get(slot, "/api/v1/recordings")[1]
+            noted = self.get(slot, "/api/v1/fleet/recordings")[1]
+            if recorded["until"] not in [place["until"] for place in noted]:
+                return False
+        return True
+
     def other(self, source: str) -> str:
         """The slot that does not serve a source."""
         [other] = self.ports.keys() - {self.places[source]}
@@ -108,7 +121,9 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
         assert set(places.values()) == {"a", "b"}
         for name in places:
             wait_until(f"{name} has ended", lambda name=name: at.ended(name))
-        yield TwoHosts(at, ports, places, slots)
+        both = TwoHosts(at, ports, places, slots)
+        wait_until("each slot knows what the other has", both.are_known, 60.0)
+        yield both
 
 
 def test_any_slot_lists_all_of_them_for_prometheus(hosts: TwoHosts) -> None:
@@ -155,15 +170,6 @@ def test_each_host_names_the_one_that_has_a_recording(hosts: TwoHosts) -> None:
         lines = hosts.shown("recordings", "--json").splitlines()
         return {place["source"]: place for place in map(json.loads, lines)}
 
-    def are_noted() -> bool:
-        recorded = [hosts.get(slot, "/api/v1/recordings")[1] for slot in hosts.ports]
-        noted = places()
-        return all(
-            each["source"] in noted and noted[each["source"]]["until"] == each["until"]
-            for [each] in recorded
-        )
-
-    wait_until("both are noted whole", are_noted, 60.0)
     for source, place in places().items():
         slot = hosts.places[source]
         [other] = hosts.ports.keys() - {slot}
@@ -211,19 +217,12 @@ def test_each_slot_lists_all_sources_and_who_serves_them(hosts: TwoHosts) -> Non
 def test_each_slot_lists_the_episodes_of_all_and_a_verdict_reaches_the_slot_of_its_source(
     hosts: TwoHosts,
 ) -> None:
-    expected = sorted(
-        f"{name}/visitor/1-{seq}/0" for name in hosts.places for seq in range(0, FRAMES, 4)
-    )
-
     def listed(slot: str) -> list[dict[str, Any]]:
-        code, page = hosts.get(slot, "/api/v1/episodes?limit=1000")
-        return page["episodes"] if code == 200 else []
+        episodes: list[dict[str, Any]] = hosts.get(slot, "/api/v1/episodes?limit=1000")[1][
+            "episodes"
+        ]
+        return episodes
 
-    for slot in hosts.ports:
-        wait_until(
-            f"{slot} lists all episodes",
-            lambda slot=slot: sorted(each["id"] for each in listed(slot)) == expected,
-        )
     judged = "north/visitor/1-4/0"
     other = hosts.other("north")
     path = f"/api/v1/episodes/{judged}/verdict"
@@ -298,8 +297,6 @@ def test_a_slot_states_only_an_address_that_other_hosts_reach() -> None:
 def test_the_forwarded_token_decides_and_a_silent_host_costs_no_more_than_the_deadline(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "HEAD_S", 0.2)
-    monkeypatch.setattr(forward, "PART_S", 0.2)
     forwarder = Forwarder(AtOnce(1, "requests to other hosts"))
 
     def asked(http: str, path: str, token: str = TOKEN, reads: bool = True) -> Any:
@@ -329,6 +326,7 @@ def test_the_forwarded_token_decides_and_a_silent_host_costs_no_more_than_the_de
     assert asked(there, "/no-such-path") == 404
     status, reason = asked(there, "/api/v1/sources", token="a-wrong-token-of-this-test")
     assert (status, "does not accept the token" in reason) == (502, True)
+    monkeypatch.setattr(forward, "HEAD_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         reason = f"slot b on host there (http://{address}) does not answer: no answer in time"
