@@ -56,6 +56,7 @@ ROUTES: Final[Mapping[str, RouteRow]] = {
     "GET /unseen": _PAGE,
     "GET /rules": _PAGE,
     "GET /visits": _PAGE,
+    "GET /disagreements": _PAGE,
     "GET /api/v1/openapi.json": _PAGE,
     # Pictures and results.
     "GET /snapshot/{source}.jpg": RouteRow("viewer", "path"),
@@ -78,6 +79,7 @@ ROUTES: Final[Mapping[str, RouteRow]] = {
     "GET /api/v1/counts": RouteRow("viewer", "query"),
     "GET /api/v1/seen": RouteRow("viewer", "endpoint"),
     "GET /api/v1/unseen": RouteRow("viewer", "query"),
+    "GET /api/v1/disagreements": RouteRow("viewer", "query"),
     "GET /api/v1/verdicts": RouteRow("viewer", "endpoint"),
     "GET /api/v1/verdicts/filter": RouteRow("viewer", "query"),
     "POST /api/v1/verdicts/filter/on": RouteRow("operator", "endpoint"),

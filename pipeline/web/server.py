@@ -56,6 +56,7 @@ from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.accounts import AccountFile
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit
+from framegate.pipeline.web.disagreements import disagreement_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.filters import filter_routes
 from framegate.pipeline.web.fleet import Fleet, fleet_routes
@@ -428,6 +429,7 @@ def make_app(
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
     all_routes += episode_routes(Path(spec.folder), spec.store, recorded, fleet)
+    all_routes += disagreement_routes(Path(spec.folder))
     all_routes += visit_routes(Path(spec.folder), recorded)
     all_routes += unseen_routes(Path(spec.folder), run.drops)
     all_routes += like_routes(spec.config, run.ask_config)

@@ -99,7 +99,7 @@ class RuleJudge:
             holdings = zip(book.timed, holdings_of(book, state, seen, now), strict=True)
             state = self._advanced(holdings, state, seen, now, changes)
         state = _replace(state, tracks=seen.tracks, known_ms=now.known_ms)
-        return self._done(now, state, changes, ())
+        return self._done(now, state, changes, self._unanswered(result))
 
     def end(self, end: End, state: EventsState, visits: Sequence[Visit] = ()) -> JudgedFrame:
         """Evaluate the rules at the end of an epoch, and on the visits that end with it.
@@ -139,7 +139,12 @@ class RuleJudge:
             broken = _replace(state, breaks=state.breaks + 1)
             after = self._advanced(holdings, broken, seen, now, changes)
             state = _replace(after, breaks=state.breaks)
-        names = tuple(sorted(rule.name for rule in self._book.rules if rule.config.when != "state"))
+        unknown_now = [
+            rule.name
+            for rule in self._book.rules
+            if rule.config.when != "state" or rule.config.state == "reported"
+        ]
+        names = tuple(sorted(unknown_now))
         published = changes.published(state.unknown, names, now.at.captured)
         return JudgedFrame(published, _replace(state, unknown=names))
 
@@ -213,7 +218,14 @@ class RuleJudge:
         about_source = [rule for rule in self._book.timed if rule.config.when == "state"]
         holdings = [(rule, source_holding(rule, now, state)) for rule in about_source]
         state = self._advanced(holdings, state, _NO_TRACKS, now, changes)
+        names += self._unanswered(now.result)
         return self._done(now, state, changes, tuple(sorted(names)))
+
+    def _unanswered(self, result: Result) -> tuple[str, ...]:
+        """Return the rules about events of the camera, in order, if it does not answer."""
+        if result.camera_events is not None:
+            return ()
+        return self._book.reported
 
     def _advanced(
         self,

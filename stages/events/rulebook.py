@@ -150,6 +150,9 @@ class Rulebook:
         for rule in self.timed:
             if rule.config.state == "heard":
                 self.sounds.update(rule.config.labels)
+        reported = (rule.name for rule in self.timed if rule.config.state == "reported")
+        self.reported = tuple(sorted(reported))
+        """Names of the rules about events of the camera."""
         self.gap_ms = max((rule.gap_ms for rule in self.rules), default=0)
         referred = {each.after.rule for each in configs.values() if each.after}
         self.referred = {rule.name: rule.key for rule in self.rules if rule.name in referred}

@@ -22,7 +22,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-@pytest.mark.parametrize("file", PAGES)
+@pytest.mark.parametrize("file", [*PAGES, "disagreements.html"])
 def test_every_text_can_be_read(file: str, scheme: int) -> None:
     palettes = re.findall(r":root \{(.*?)\}", html_of(file), re.DOTALL)
     assert len(palettes) == 2, "a page has no colours of its own"
