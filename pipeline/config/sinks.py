@@ -61,6 +61,8 @@ class SinkConfig:
     secret_file  file with the signing secrets (webhook). Framegate reads it again when it changes
     topic        first part of all topics (mqtt)
     discovery    first part of the discovery topics of Home Assistant (mqtt). "": no discovery
+    metadata_fps  greatest number of frames per second and source whose boxes are published, as
+                 ONVIF metadata (mqtt). 0: none
     picture      send a picture of the camera when an episode starts (mqtt, notify)
     cooldown_s   seconds after a message in which no other message about the same rule and source is
                  sent (notify)
@@ -78,6 +80,7 @@ class SinkConfig:
     secret_file: str | None = field(default=None, metadata={_OF: ("webhook",)})
     topic: str = field(default="framegate", metadata={_OF: ("mqtt",)})
     discovery: str = field(default="homeassistant", metadata={_OF: ("mqtt",)})
+    metadata_fps: float = field(default=0.0, metadata={_OF: ("mqtt",), "least": 0.0, "most": 60.0})
     picture: bool = field(default=True, metadata={_OF: ("mqtt", "notify")})
     cooldown_s: float = field(
         default=60.0, metadata={_OF: ("notify",), "least": 0.0, "most": 86_400.0}
@@ -234,7 +237,8 @@ def rule_faults(
     stages  names of all stages
     rules   names of all rules
     """
-    if sinks and not rules and EVENTS not in stages:
+    needs_rules = any(not sink.metadata_fps for sink in sinks.values())
+    if needs_rules and not rules and EVENTS not in stages:
         return ["sinks: there are no rules, so no episode would be sent; add [events.rules.NAME]"]
     if not rules:
         return []

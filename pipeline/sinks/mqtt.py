@@ -4,6 +4,7 @@
     TOPIC/SOURCE/RULE/state     newest state of a rule, retained
     TOPIC/SOURCE/RULE/event     each step of an episode
     TOPIC/SOURCE/picture        picture of the last start, retained
+    TOPIC/onvif-mj/...          boxes of frames; see `metadata`
     TOPIC/SOURCE/lost           a range of entries that was never delivered
     DISCOVERY/device/framegate_TOPIC_SOURCE/config   device of a source, retained
 
@@ -30,6 +31,7 @@ from framegate.pipeline.sinks.delivery import (
     MessageOutcome,
     ReceiverUnavailable,
 )
+from framegate.pipeline.sinks.metadata import MetadataThread
 from framegate.pipeline.sinks.position import Undelivered
 
 TIMEOUT_S: Final = 10.0
@@ -93,10 +95,12 @@ class Mqtt:
         run: str,
         rules: Mapping[str, KnownRule],
         pictures: CameraPictures,
+        store: str = "",
     ) -> None:
         """Prepare the connection; `begin` opens it.
 
         rules  the configured rules, by name; empty: unknown
+        store  URL of the store, for the boxes of frames
         Raises ConfigFaults.
         """
         import paho.mqtt.client as paho  # of the extra `mqtt`
@@ -133,6 +137,10 @@ class Mqtt:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         self._client = client
+        self._metadata: MetadataThread | None = None
+        self._sent: dict[str, Any] = {}  # the last metadata of each topic
+        if config.metadata_fps and store:
+            self._metadata = MetadataThread(name, store, config.metadata_fps, self._publish_frame)
 
     # -- Called by the sink.
 
@@ -144,8 +152,12 @@ class Mqtt:
             self._has_begun = True
             self._client.connect_async(self._host, self._port, KEEP_ALIVE_S)
             self._client.loop_start()
+            if self._metadata is not None:
+                self._metadata.start()
         elif self._client.is_connected():
             self._announce()
+        if self._metadata is not None:
+            self._metadata.take_sources(states)
 
     def deliver(self, message: Message, state: RuleStates) -> tuple[MessageOutcome, RuleStates]:
         """Publish a message and wait for the broker's acknowledgement.
@@ -199,8 +211,23 @@ class Mqtt:
         if not info.is_published():
             raise ReceiverUnavailable(f"the broker does not acknowledge within {TIMEOUT_S:g} s")
 
+    def _publish_frame(self, topic: str, payload: bytes) -> bool:
+        """Publish the metadata of a frame, unless that of an earlier one still waits for the
+        network. Called by its own thread.
+        """
+        before = self._sent.get(topic)
+        if not self._client.is_connected() or not (before is None or before.is_published()):
+            return False
+        sent = self._client.publish(f"{self._topic}/{topic}", payload, 0)
+        if sent.rc:
+            return False
+        self._sent[topic] = sent
+        return True
+
     def close(self) -> None:
         """Publish `offline` and disconnect."""
+        if self._metadata is not None:
+            self._metadata.stop()
         if self._client.is_connected():
             info = self._client.publish(f"{self._topic}/status", "offline", 1, True)
             info.wait_for_publish(CLOSE_S)
@@ -218,6 +245,7 @@ class Mqtt:
         if self._discovery:
             client.subscribe(f"{self._discovery}/status", 1)
         self._fault = ""
+        self._sent.clear()  # paho drops the messages that the lost connection had not sent
         self._announce()
         self._settled.set()
 

@@ -83,7 +83,7 @@ def receiver_of(name: str, spec: SinksSpec) -> Receiver[Any]:
     config = spec.sinks[name]
     pictures = CameraPictures(spec.http, spec.token)
     if config.kind == "mqtt":
-        return Mqtt(name, config, spec.run, spec.rules, pictures)
+        return Mqtt(name, config, spec.run, spec.rules, pictures, spec.store)
     if config.kind == "notify":
         return Notify(name, config, pictures)
     return Webhook(name, config, spec.teller)
