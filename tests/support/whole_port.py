@@ -40,7 +40,7 @@ SOURCES = ("attic", "door")
 
 
 def fill(store: EmbeddedStore, folder: Path) -> None:
-    """Write for each source: results, an episode, a visit, a recording and changed parts."""
+    """Write for each source: results, episodes, a visit, a recording and changed parts."""
     film = write_both(folder / "film.mp4", 1.0)
     sayer = Sayer(store)
     parts = ChangedPartsWriter(folder, 1 << 30)
@@ -53,6 +53,9 @@ def fill(store: EmbeddedStore, folder: Path) -> None:
         sayer.say(source, 10, change("start", 10, 10, source))
         sayer.say(source, 15, change("end", 10, 15, source))
         sayer.say(source, 16, unknown=("visitor",))
+        report = {"rule": "camera", "when": "state", "label": "motion", "tracks": ()}
+        ended = change("end", 18, 20, source, **report)
+        sayer.say(source, 20, change("start", 18, 18, source, **report), ended)
         there = visit(10, 15, 10, source)
         projection_entries.append(VisitEntry(source, Position(1, 50), START, (there,)))
         record(folder, film, source)
