@@ -137,7 +137,12 @@ def _run_ray(words: Sequence[str], password: str = "") -> Exit:
         # The raylet gives it to the workers, which need no store.
         return start_raylet(*arguments, **options | {"redis_username": "", "redis_password": ""})
 
+    def start_no_server(*_arguments: Any, **_options: Any) -> tuple[None, None]:
+        # Even without a dashboard and reports, it asks the network which cloud this host is in.
+        return None, None
+
     services.start_ray_process = start_hidden
+    services.start_api_server = start_no_server
     services.start_raylet = start_without
     always = ("--block", "--disable-usage-stats", "--include-log-monitor=false", _MEMORY)
     start.main(args=[*words, *always], standalone_mode=False)

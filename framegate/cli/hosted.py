@@ -108,7 +108,7 @@ class HostedProcess:
                 log.emit(logging.makeLogRecord({"msg": f"{host.variables}: {error}"}))
             failures += 1
             if time.monotonic() - started > 2 * _REST.most_s:
-                failures = 1
+                failures = 0  # at once
 
     def _serve(self, words: Sequence[str], variables: Path, log: logging.Handler) -> None:
         """Run the process until it ends."""

@@ -1,0 +1,116 @@
+"""A fleet whose slots Ray keeps alive: what is killed comes back, here or on another host."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.support import footage
+from tests.support.own_servers import PROGRAMS, needs
+from tests.support.ray_hosts import TOKEN, RayFleet, ray_fleet, strays
+from tests.support.runs import wait_until
+from tests.support.stream_checker import checked
+
+pytest.importorskip("ray")
+
+BEFORE = 20  # results before something happens
+PATIENT_S = 600.0  # Ray gives a process half a minute to start, and begins again
+PLANTED = "planted-in-a-variable"
+SOURCES = ("one", "two")
+
+
+def goes_on(at: RayFleet, *slots: str) -> None:
+    """Each source gets further results, and the status shows each slot as serving."""
+    for source in SOURCES:
+        at.until(source, at.published(source) + BEFORE)
+    wait_until(
+        "all slots serve",
+        lambda: (
+            {each["slot"]: each["state"] for each in at.status()["slots"]}
+            == dict.fromkeys(slots, "serving")
+        ),
+        PATIENT_S,
+    )
+    assert at.status()["unserved"] == {}
+
+
+def begin(at: RayFleet) -> None:
+    """Two sources in two slots on two hosts, of which one has a secret that the others do not."""
+    clip = at.folder / "clip.mp4"
+    footage.write_scene(clip, footage.steady(15000))  # 600 s
+    source = {"pace": "realtime", "cost": 0.5}
+    at.sources = {"one": {"url": str(clip), **source}, "two": {"url_env": "CLIP", **source}}
+    at.variables = {"CLIP": str(clip), "PASSWORD": PLANTED}
+    at.apply({"a": 1.0, "b": 1.0}, at.sources)
+    at.start_head()
+    for name in ("one", "two"):
+        at.start_host(name, **at.variables)
+
+
+def is_up(pid: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split(") ")[1][0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
+@pytest.mark.parametrize("program", [needs(PROGRAMS[0])])
+def test_slots_survive_the_loss_of_processes_hosts_and_the_head(
+    tmp_path: Path, program: str
+) -> None:
+    """Each source has one owner, its ids grow, and no process of a lost slot is left."""
+    with ray_fleet(tmp_path, program) as at, strays(at) as sent:
+        begin(at)
+        with checked(at.url, *SOURCES):
+            goes_on(at, "a", "b")
+
+            killed = at.slots(at.host_of("a"))["a"]
+            below = at.below(killed)
+            os.kill(killed, signal.SIGKILL)
+            wait_until("none of its processes is left", lambda: not any(map(is_up, below)))
+            goes_on(at, "a", "b")
+
+            lost = at.host_of("a")
+            below = at.below(*at.slots(lost).values())
+            os.kill(at.raylet(lost), signal.SIGKILL)
+            wait_until("none of its slots is left", lambda: not any(map(is_up, below)))
+            goes_on(at, "a", "b")
+
+            lost = at.host_of("a")
+            [other] = {"one", "two"} - {lost}
+            wait_until("the other host is back", lambda: at.joined(other), PATIENT_S)
+            at.hosts[lost].kill()
+            goes_on(at, "a", "b")
+            assert (at.host_of("a"), at.host_of("b")) == (other, other)
+
+            before = at.slots(other)
+            at.hosts["head"].kill()
+            for source in SOURCES:
+                at.until(source, at.published(source) + BEFORE)
+            at.does("drain", "b")
+            at.does("undrain", "b")
+            at.does("move", "two", "a")
+            at.start_head()
+            goes_on(at, "a", "b")
+            assert at.slots(other) == before, "a lost head ends no slot"
+
+            at.hosts["head"].kill()
+            at.hosts[other].kill()
+            at.start_head()
+            at.start_host(lost, **at.variables)
+            goes_on(at, "a", "b")
+
+            at.apply({"a": 1.0}, at.sources)
+            wait_until("slot b has ended", lambda: not at.host_of("b"), PATIENT_S)
+            goes_on(at, "a")
+            seen = at.seen()
+            at.does("drain", "a")
+            wait_until("no slot has them", lambda: not any(map(at.runs, SOURCES)))
+        for secret in (PLANTED, TOKEN, at.server.password, quote(at.server.password, safe="")):
+            assert secret not in seen
+        assert sent == []
