@@ -20,7 +20,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import EVENTS, NAME_RULE, is_name
 from framegate.pipeline.contracts.redaction import remember, remember_url
 
-SinkKind = Literal["webhook", "mqtt", "notify"]
+SinkKind = Literal["webhook", "mqtt", "notify", "kafka"]
 
 _SECRET: Final = "whsec_"
 _MIN_KEY: Final = 24  # bytes, by Standard Webhooks
@@ -28,14 +28,17 @@ _MAX_KEY: Final = 64
 _SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("https", "http"),
     "mqtt": ("mqtt", "mqtts"),
+    "kafka": ("kafka", "kafkas"),
 }
 _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "mqtt": ("paho-mqtt", "paho"),
     "notify": ("apprise", "apprise"),
+    "kafka": ("confluent-kafka", "confluent_kafka"),
 }
 """The package that each kind needs, and a module of it."""
 _QUIET: Final = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _TOPIC: Final = re.compile(r"[^\s+#\x00]+")
+_KAFKA_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _OF: Final = "of"  # in a field's metadata: the kinds that have this key
 
 
@@ -45,9 +48,9 @@ class SinkConfig:
 
     kind         webhook: signed POST requests (Standard Webhooks with a CloudEvents body). mqtt: a
                  broker, with discovery for Home Assistant. notify: messages to people through
-                 Apprise
-    url          URL of the receiver (https://), of the broker (mqtts://HOST), or of a service as
-                 Apprise writes it (ntfy://TOPIC)
+                 Apprise. kafka: records in a topic of Kafka
+    url          URL of the receiver (https://), of the broker (mqtts://HOST, kafkas://HOST), or of
+                 a service as Apprise writes it (ntfy://TOPIC)
     url_env      name of an environment variable that contains the URL. A URL with a password must
                  be there. For notify it can contain several URLs, separated by spaces
     rules        rules whose episodes are sent. Default: all
@@ -59,7 +62,7 @@ class SinkConfig:
                  Several secrets, separated by spaces, all sign each message, so that a secret can
                  be replaced. Only a receiver on this host can do without a secret
     secret_file  file with the signing secrets (webhook). Framegate reads it again when it changes
-    topic        first part of all topics (mqtt)
+    topic        first part of all topics (mqtt), or the topic (kafka)
     discovery    first part of the discovery topics of Home Assistant (mqtt). "": no discovery
     metadata_fps  greatest number of frames per second and source whose boxes are published, as
                  ONVIF metadata (mqtt). 0: none
@@ -78,7 +81,7 @@ class SinkConfig:
     give_up_s: float | None = field(default=None, metadata={"least": 0.0, "most": 31_536_000.0})
     secret_env: str | None = field(default=None, metadata={_OF: ("webhook",)})
     secret_file: str | None = field(default=None, metadata={_OF: ("webhook",)})
-    topic: str = field(default="framegate", metadata={_OF: ("mqtt",)})
+    topic: str = field(default="framegate", metadata={_OF: ("mqtt", "kafka")})
     discovery: str = field(default="homeassistant", metadata={_OF: ("mqtt",)})
     metadata_fps: float = field(default=0.0, metadata={_OF: ("mqtt",), "least": 0.0, "most": 60.0})
     picture: bool = field(default=True, metadata={_OF: ("mqtt", "notify")})
@@ -126,6 +129,10 @@ class SinkConfig:
             value = getattr(self, key)
             if _TOPIC.fullmatch(value) is None and (key == "topic" or value):
                 faults.append(f"{key} = {value!r}: must be a topic without spaces, + and #")
+        if self.kind == "kafka" and _KAFKA_TOPIC.fullmatch(self.topic) is None:
+            faults.append(
+                f"topic = {self.topic!r}: must be at most 249 letters, digits, dots, - and _"
+            )
         return faults
 
     def place(self, name: str) -> str:

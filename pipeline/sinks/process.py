@@ -34,6 +34,7 @@ from framegate.pipeline.sinks.delivery import (
     Receiver,
     ReceiverUnavailable,
 )
+from framegate.pipeline.sinks.kafka import Kafka
 from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
 from framegate.pipeline.sinks.notify import Notify
 from framegate.pipeline.sinks.webhook import Webhook
@@ -48,7 +49,9 @@ log = logging.getLogger(__name__)
 
 FINISH_S: Final = 5.0  # time for the last deliveries of a run
 CONNECT_S: Final = 5.0
-PORTS: Final = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
+PORTS: Final = {
+    "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883, "kafka": 9092, "kafkas": 9093,
+}  # fmt: skip
 EXIT_S: Final = 8.0  # time for the process to end: FINISH_S, and the exit itself
 RESTART: Final = Backoff(first_s=0.2, most_s=30.0)
 KILLED: Final = Backoff(first_s=0.2, most_s=1.0)  # an external kill is no fault of the process
@@ -59,8 +62,8 @@ class SinksSpec(msgspec.Struct, frozen=True):
     """The specification of the process, as JSON on its standard input.
 
     run    id of the run
-    teller  id in the messages of webhooks: that of the run, or of the store if the run is a slot of
-            a fleet, because another slot may repeat a message
+    teller  id in the messages of webhooks and Kafka: that of the run, or of the store if the run is
+            a slot of a fleet, because another slot may repeat a message
     store  URL of the store
     rules  configured rules, by name
     http   HOST:PORT of the run, for pictures; None: it has no port
@@ -86,6 +89,8 @@ def receiver_of(name: str, spec: SinksSpec) -> Receiver[Any]:
         return Mqtt(name, config, spec.run, spec.rules, pictures, spec.store)
     if config.kind == "notify":
         return Notify(name, config, pictures)
+    if config.kind == "kafka":
+        return Kafka(name, config, spec.teller)
     return Webhook(name, config, spec.teller)
 
 
