@@ -10,7 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec import structs
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -31,9 +33,11 @@ from framegate.pipeline.contracts.errors import (
     FramegateError,
     RunRefused,
     StoreLost,
+    StoreRefused,
 )
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
+from framegate.pipeline.fleet.served_by import FleetNow, ServedBy, read_fleet
 from framegate.pipeline.run.ended import OpenedStore, open_store
 from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
 from framegate.pipeline.store.redis_client import store_errors
@@ -202,6 +206,27 @@ def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
     return _look(viewer, names)
 
 
+def _served_by(opened: OpenedStore, views: list[View]) -> dict[str, ServedBy]:
+    """Return the slot of each source; none without a fleet, for an ended run, and for a reader who
+    may not read the plan.
+    """
+    now = FleetNow()
+    if not opened.ended:
+        with suppress(StoreRefused):
+            now = read_fleet(opened.url)
+    return {view.source: now.served_by(view.source) for view in views}
+
+
+def _away_lines(views: list[View], served: Mapping[str, ServedBy]) -> list[str]:
+    """Return a line for each reason why slots do not serve sources, which it names."""
+    sources: dict[str, list[str]] = {}
+    for view in views:
+        why = served[view.source].away
+        if why and view.state not in ("finished", "failed", "removed"):
+            sources.setdefault(why, []).append(view.source)
+    return [f"away: {', '.join(names)}: {why}" for why, names in sources.items()]
+
+
 def _look_beside(
     viewer: Viewer, views: list[View], opened: OpenedStore
 ) -> tuple[StageCounts, dict[str, Beside]]:
@@ -221,7 +246,8 @@ def _show_table(viewer: Viewer, names: list[str], once: bool, opened: OpenedStor
     def shown(views: list[View]) -> Group:
         counts, beside = _look_beside(viewer, views, opened)
         folded = []
-        for line in [*in_lines(beside, time.time()), *as_lines(counts)]:
+        away = _away_lines(views, _served_by(opened, views))
+        for line in [*away, *in_lines(beside, time.time()), *as_lines(counts)]:
             folded += wrap(line, console.width)
         height = None if is_single else console.height - 1 - len(folded)
         return Group(as_table(views, console.width, height), *map(escape, folded))
@@ -241,7 +267,11 @@ def _print_lines(viewer: Viewer, names: list[str], once: bool, opened: OpenedSto
     while True:
         views = look(viewer, names)
         _, beside = _look_beside(viewer, views, opened)
-        rows = [{**asdict(view), **asdict(beside[view.source])} for view in views]
+        served = _served_by(opened, views)
+        rows = [
+            {**asdict(view), **asdict(beside[view.source]), **structs.asdict(served[view.source])}
+            for view in views
+        ]
         print(msgspec.json.encode(rows).decode(), flush=True)
         if once or opened.ended:
             return

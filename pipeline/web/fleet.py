@@ -11,9 +11,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import aclosing, closing
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 from typing import Final
 from urllib.parse import urlencode
 
@@ -26,12 +25,11 @@ from starlette.routing import Route
 
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign
-from framegate.pipeline.fleet.plan import FleetPlan
 from framegate.pipeline.fleet.recording_places import RecordingPlace, all_places
+from framegate.pipeline.fleet.served_by import FleetNow, ServedBy, read_fleet
 from framegate.pipeline.web.forward import Forwarder, OtherHost, is_forwarded
 from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, Streamed
-from framegate.pipeline.web.openapi import Operation, ServedBy
+from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.route_table import caller_of
 
 log = logging.getLogger(__name__)
@@ -41,38 +39,19 @@ ASK_AGAIN_S: Final = 3.0  # another slot for its live pictures
 PART_BYTES: Final = 16 << 20  # of a picture in /live
 
 
-@dataclass(frozen=True)
-class FleetNow:
-    """The plan of a fleet, and the signs of life of its slots that are up."""
-
-    plan: FleetPlan = field(default_factory=FleetPlan)
-    signs: Mapping[str, SlotSign] = field(default_factory=dict)
-
-    def served_by(self, source: str) -> ServedBy:
-        """Return the slot that serves a source, or the reason why none does."""
-        planned = self.plan.sources.get(source)
-        if planned is None:
-            return ServedBy(None, None, "the plan of the fleet does not have it")
-        if not planned.slot:
-            return ServedBy(None, None, "no slot has room for it")
-        sign = self.signs.get(planned.slot)
-        if sign is None:
-            return ServedBy(planned.slot, None, f"slot {planned.slot} gives no sign of life")
-        return ServedBy(planned.slot, sign.host, sign.refused.get(source))
-
-    def port_of(self, source: str) -> OtherHost:
-        """Return the HTTP port of the slot that serves a source. Refusal if none is reachable."""
-        served = self.served_by(source)
-        sign = self.signs.get(served.slot or "")
-        if served.slot is None or sign is None:
-            raise Refusal(503, f"source {source}: {served.away}; try later")
-        if not sign.http:
-            raise Refusal(
-                503,
-                f"source {source}: slot {served.slot} on host {sign.host} serves it, and other "
-                "hosts cannot reach its HTTP port; start it with --http 0.0.0.0:8686",
-            )
-        return OtherHost(served.slot, sign.host, sign.http)
+def port_of(now: FleetNow, source: str) -> OtherHost:
+    """Return the HTTP port of the slot that serves a source. Refusal if none is reachable."""
+    served = now.served_by(source)
+    sign = now.signs.get(served.slot or "")
+    if served.slot is None or sign is None:
+        raise Refusal(503, f"source {source}: {served.away}; try later")
+    if not sign.http:
+        raise Refusal(
+            503,
+            f"source {source}: slot {served.slot} on host {sign.host} serves it, and other hosts "
+            "cannot reach its HTTP port; start it with --http 0.0.0.0:8686",
+        )
+    return OtherHost(served.slot, sign.host, sign.http)
 
 
 class Fleet:
@@ -97,7 +76,7 @@ class Fleet:
         with self._lock:
             if time.monotonic() - self._looked_mono > FRESH_S:
                 try:
-                    self._now = _read(self._store, self._now)
+                    self._now = read_fleet(self._store, self._now)
                 except FramegateError as error:
                     log.debug("fleet: %s", redacted(str(error)))
                 self._looked_mono = time.monotonic()
@@ -128,7 +107,7 @@ class Fleet:
         planned = now.plan.sources.get(source)
         if planned is None or planned.slot == self._slot:
             return None
-        return await self.forwarder.answer(request, now.port_of(source), body)
+        return await self.forwarder.answer(request, port_of(now, source), body)
 
     def by_port(self, sources: Collection[str]) -> dict[OtherHost, list[str]]:
         """Return those of these sources that other slots serve, by port. Any thread."""
@@ -138,7 +117,7 @@ class Fleet:
             if now.plan.sources[source].slot == self._slot:
                 continue
             try:
-                ports.setdefault(now.port_of(source), []).append(source)
+                ports.setdefault(port_of(now, source), []).append(source)
             except Refusal as error:
                 log.debug("no live picture: %s", error)
         return ports
@@ -185,13 +164,6 @@ class _PartHead(msgspec.Struct):
     bytes: int
 
 
-def _read(store: str, before: FleetNow) -> FleetNow:
-    """Return the fleet in a store. StoreLost, StoreBusy, StoreRefused."""
-    with closing(FleetStore(store)) as fleet:
-        plan = fleet.plan(before.plan.version) or before.plan
-        return FleetNow(plan, fleet.signs(sorted(plan.slots)))
-
-
 class ScrapeTarget(msgspec.Struct, frozen=True):
     """Addresses with metrics and their common labels, as Prometheus reads them (`http_sd`).
 
@@ -228,6 +200,6 @@ def targets_of(store: str) -> list[ScrapeTarget]:
     """Return the slots that are up and reachable, by name. StoreLost, StoreBusy, StoreRefused."""
     return [
         ScrapeTarget([sign.http], {"slot": slot, "host": sign.host})
-        for slot, sign in _read(store, FleetNow()).signs.items()
+        for slot, sign in read_fleet(store).signs.items()
         if sign.http
     ]

@@ -17,6 +17,7 @@ from framegate.pipeline.config.settings import lead, meanings, sentence
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.fleet.recording_places import RecordingPlace
+from framegate.pipeline.fleet.served_by import ServedBy
 from framegate.pipeline.telemetry.recording_sound_sinks import Beside
 from framegate.pipeline.telemetry.run_status import SourceStatus
 from framegate.pipeline.telemetry.source_view import View
@@ -75,19 +76,6 @@ class ApiFault(msgspec.Struct, frozen=True, omit_defaults=True):
 
     error: str
     places: Sequence[RecordingPlace] = ()
-
-
-class ServedBy(msgspec.Struct, frozen=True):
-    """The slot of a fleet that serves a source; a run without a fleet has none.
-
-    slot  name of the slot; null: none
-    host  its host name; null: it is unknown, because the slot gives no sign of life
-    away  why the slot does not serve the source now; null: it does
-    """
-
-    slot: str | None
-    host: str | None
-    away: str | None
 
 
 def _json(schema: Schema) -> Schema:

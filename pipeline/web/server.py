@@ -44,6 +44,7 @@ from framegate.pipeline.contracts.object_filters import FilterList, FilterReques
 from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import GetStatus
+from framegate.pipeline.fleet.served_by import ServedBy
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.loading import load, load_builtin
 from framegate.pipeline.system.logs import set_up_logging
@@ -65,7 +66,7 @@ from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
 from framegate.pipeline.web.live_config import config_routes
-from framegate.pipeline.web.openapi import SOURCES, Operation, ServedBy
+from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
 from framegate.pipeline.web.recordings import OtherHosts, recording_routes
@@ -217,7 +218,7 @@ class RunReader:
 
     def _served_here(self) -> ServedBy:
         if self._fleet is None:
-            return ServedBy(None, None, None)
+            return ServedBy()
         return self._fleet.served_here()
 
     def _elsewhere(self, view: View) -> dict[str, Any]:
@@ -230,7 +231,10 @@ class RunReader:
             url = shown(str(planned.keys.get("url", "")))
         is_camera = view.since is not None
         source = SourceStatus(view.source, url, is_camera, 0, 0, 0, 0)
-        return as_json(view, source, Beside(), now.served_by(view.source))
+        served = now.served_by(view.source)
+        if served.away:
+            view = replace(view, fps=None)  # that of the time before
+        return as_json(view, source, Beside(), served)
 
     def _beside(self, client: Any, status: RunStatus) -> dict[str, Beside]:
         names = [source.name for source in status.sources]

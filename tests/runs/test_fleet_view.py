@@ -386,5 +386,10 @@ def test_a_host_that_is_away_is_named_and_its_episodes_stay_listed(hosts: TwoHos
     assert (
         f"slot {slot} on host {place['host']} (http://{place['http']}) does not" in fault["error"]
     )
+    [views] = [json.loads(line) for line in hosts.shown("watch", "--json", "--once").splitlines()]
+    assert {view["source"]: (view["slot"], view["away"]) for view in views} == {
+        "north": (hosts.places["north"], None),
+        "south": (slot, away),
+    }
     verdict = f"/api/v1/episodes/{before['episodes'][0]['id']}/verdict"
     assert hosts.fetch(other, verdict, body={"verdict": "true"})[0] == 503
