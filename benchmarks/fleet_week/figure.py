@@ -1,0 +1,48 @@
+"""docs/fleet-week.svg: how soon interrupted sources have results again, by cause."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from matplotlib import pyplot as plt
+
+from benchmarks.harness.figure_style import DOCS, STYLE
+
+_LABELS: Final = {
+    "planned move": "planned move",
+    "process killed": "process killed",
+    "link cut": "link of a host cut",
+    "host lost": "power of a host lost",
+}
+_COLOURS: Final = ("#4c78a8", "#f2a541", "#b35c44", "#5b8c5a")
+_MOST_S: Final = 60.0
+
+
+def draw(result: dict[str, Any]) -> None:
+    """Draw the share of the interrupted sources that are back, over the seconds since."""
+    days, sources = result["conditions"]["days"], result["conditions"]["sources"]
+    with plt.rc_context({**STYLE, "svg.hashsalt": "framegate"}):
+        figure, axes = plt.subplots(figsize=(5.2, 2.9))
+        for (cause, label), colour in zip(_LABELS.items(), _COLOURS, strict=True):
+            row = result["causes"].get(cause)
+            if row is None:
+                continue
+            axes.plot(
+                [0.0, *row["percentiles_s"]],
+                range(101),
+                color=colour,
+                linewidth=1.6,
+                label=f"{label}: {row['interrupted']:,}",
+            )
+        axes.set_xlim(0.0, _MOST_S)
+        axes.set_ylim(0.0, 101.0)
+        axes.set_xlabel("seconds since the last result")
+        axes.set_ylabel("sources that have results again, %")
+        axes.set_title(
+            f"{sources:,} sources, {days:g} days, {result['conditions']['seeds']} simulations: "
+            "interruptions by cause",
+            loc="left",
+        )
+        axes.legend(loc="lower right")
+        figure.savefig(DOCS / "fleet-week.svg", metadata={"Date": None})
+        plt.close(figure)
