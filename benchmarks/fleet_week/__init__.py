@@ -20,7 +20,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.fleet_week.simulation import Simulation, Week
+from benchmarks.fleet_week.parts import Week
+from benchmarks.fleet_week.simulation import Simulation
 from benchmarks.harness.report import (
     Bar,
     Benchmark,
