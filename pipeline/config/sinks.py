@@ -66,6 +66,8 @@ class SinkConfig:
     discovery    first part of the discovery topics of Home Assistant (mqtt). "": no discovery
     metadata_fps  greatest number of frames per second and source whose boxes are published, as
                  ONVIF metadata (mqtt). 0: none
+    commands     let programs of the broker switch the profile and rules (mqtt): TOPIC/set/profile
+                 and TOPIC/set/rule/RULE. All who may publish there can then switch them
     picture      send a picture of the camera when an episode starts (mqtt, notify)
     cooldown_s   seconds after a message in which no other message about the same rule and source is
                  sent (notify)
@@ -84,6 +86,7 @@ class SinkConfig:
     topic: str = field(default="framegate", metadata={_OF: ("mqtt", "kafka")})
     discovery: str = field(default="homeassistant", metadata={_OF: ("mqtt",)})
     metadata_fps: float = field(default=0.0, metadata={_OF: ("mqtt",), "least": 0.0, "most": 60.0})
+    commands: bool = field(default=False, metadata={_OF: ("mqtt",)})
     picture: bool = field(default=True, metadata={_OF: ("mqtt", "notify")})
     cooldown_s: float = field(
         default=60.0, metadata={_OF: ("notify",), "least": 0.0, "most": 86_400.0}

@@ -35,7 +35,7 @@ from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.slot import SlotFollower
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.supervisor import Supervisor
-from framegate.pipeline.sinks.mqtt import KnownRule
+from framegate.pipeline.sinks.mqtt import KnownRule, Profiles
 from framegate.pipeline.sinks.process import SinksProcess, SinksSpec
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -259,6 +259,9 @@ def _sinks_process(
     setup: RunSetup, plan: Plan, supervisor: Supervisor, http: str | None
 ) -> SinksProcess:
     """Return the process of the sinks. http: HOST:PORT of the run"""
+    profiles = Profiles()
+    if any(sink.commands for sink in setup.config.sinks.values()):
+        profiles = _profiles(setup.config)
     teller = plan.run
     if plan.slot:
         teller = plan.identity
@@ -268,15 +271,23 @@ def _sinks_process(
         store=plan.store,
         sinks=setup.config.sinks,
         rules=_known_rules(setup.config),
+        profile=profiles.selected,
+        profiles=profiles.names,
         http=http,
         token=_secret(setup),
         log_level=plan.log_level,
         log_format=plan.log_format,
     )
-    sinks = SinksProcess(spec)
+    sinks = SinksProcess(spec, supervisor.answer_config)
     supervisor.listen(sinks.take_sources)
-    supervisor.follow_config(lambda config: sinks.use(config.sinks, _known_rules(config)))
+    supervisor.follow_config(
+        lambda config: sinks.use(config.sinks, _known_rules(config), _profiles(config))
+    )
     return sinks
+
+
+def _profiles(config: Config) -> Profiles:
+    return Profiles(config.events.profile, tuple(config.events.profiles))
 
 
 def _known_rules(config: Config) -> dict[str, KnownRule]:

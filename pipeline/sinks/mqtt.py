@@ -5,6 +5,7 @@
     TOPIC/SOURCE/RULE/event     each step of an episode
     TOPIC/SOURCE/picture        picture of the last start, retained
     TOPIC/onvif-mj/...          boxes of frames; see `metadata`
+    TOPIC/profile               selected profile or auto, retained; with `commands`
     TOPIC/SOURCE/lost           a range of entries that was never delivered
     DISCOVERY/device/framegate_TOPIC_SOURCE/config   device of a source, retained
 
@@ -32,6 +33,7 @@ from framegate.pipeline.sinks.delivery import (
     ReceiverUnavailable,
 )
 from framegate.pipeline.sinks.metadata import MetadataThread
+from framegate.pipeline.sinks.mqtt_commands import AUTO, MqttCommands, profile_device
 from framegate.pipeline.sinks.position import Undelivered
 
 TIMEOUT_S: Final = 10.0
@@ -78,6 +80,13 @@ class KnownRule(msgspec.Struct, frozen=True):
     source: str = ""
 
 
+class Profiles(msgspec.Struct, frozen=True):
+    """The profiles of a run. selected: name of one of them; "": their schedules decide"""
+
+    selected: str = ""
+    names: tuple[str, ...] = ()
+
+
 class Mqtt:
     """A receiver that publishes to a broker. The connection is restored whenever it is lost.
 
@@ -96,11 +105,14 @@ class Mqtt:
         rules: Mapping[str, KnownRule],
         pictures: CameraPictures,
         store: str = "",
+        profiles: Profiles | None = None,
+        commands: MqttCommands | None = None,
     ) -> None:
         """Prepare the connection; `begin` opens it.
 
         rules  the configured rules, by name; empty: unknown
         store  URL of the store, for the boxes of frames
+        commands  carries out commands of the broker; None: there are none
         Raises ConfigFaults.
         """
         import paho.mqtt.client as paho  # of the extra `mqtt`
@@ -109,6 +121,8 @@ class Mqtt:
         self._topic = config.topic
         self._discovery = config.discovery
         self._rules = rules
+        self._profiles = profiles or Profiles()
+        self._commands = commands
         self._pictures = CameraPictures()
         if config.picture:
             self._pictures = pictures
@@ -244,6 +258,8 @@ class Mqtt:
             return
         if self._discovery:
             client.subscribe(f"{self._discovery}/status", 1)
+        if self._commands is not None:
+            client.subscribe([(topic, 1) for topic in self._commands.topics])
         self._fault = ""
         self._sent.clear()  # paho drops the messages that the lost connection had not sent
         self._announce()
@@ -258,6 +274,9 @@ class Mqtt:
         self._fault = self._fault or redacted(str(reason))
 
     def _on_message(self, client: Any, data: Any, message: Any) -> None:  # noqa: ARG002
+        commands = self._commands
+        if commands is not None and commands.take(message.topic, message.payload, message.retain):
+            return
         if message.payload == b"online":  # Home Assistant has started
             self._announce()
 
@@ -271,12 +290,23 @@ class Mqtt:
         """
         with self._lock:  # otherwise a newer state could be published before this one
             self._client.publish(f"{self._topic}/status", "online", 1, True)
+            if self._commands is not None:
+                self._announce_profile()
             for source, states in self._states.items():
                 self._announce_source(source, states)
                 shown = self._shown(source, states)
                 for rule in shown.rules:
                     topic, payload, retain = _state_of(source, rule, shown)
                     self._client.publish(f"{self._topic}/{topic}", payload, 0, retain)
+
+    def _announce_profile(self) -> None:
+        selected = self._profiles.selected or AUTO
+        self._client.publish(f"{self._topic}/profile", selected, 1, True)
+        if self._discovery:
+            device = device_id(self._topic, "")  # no source has this name
+            content = profile_device(self._topic, device, self._profiles.names)
+            topic = f"{self._discovery}/device/{device}/config"
+            self._client.publish(topic, msgspec.json.encode(content), 0, True)
 
     def _shown(self, source: str, states: RuleStates) -> RuleStates:
         """Return the states of the configured rules; all states if the rules are unknown."""

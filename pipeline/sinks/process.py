@@ -15,19 +15,26 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
+from framegate.pipeline.config.live_changes import AskConfig
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
+from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, RequestRefused
+from framegate.pipeline.contracts.live_config import (
+    ChangeConfig,
+    ConfigRequest,
+    EditableConfig,
+    GetConfig,
+)
 from framegate.pipeline.contracts.redaction import remember_url
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec
 from framegate.pipeline.engine.child_line import ChildLine, give_spec, start_child
 from framegate.pipeline.engine.control_line import ControlLine
-from framegate.pipeline.engine.control_messages import SetSources, SharedMemory, Stop
+from framegate.pipeline.engine.control_messages import AnyRequest, SetSources, SharedMemory, Stop
 from framegate.pipeline.sinks.delivery import (
     CameraPictures,
     Delivery,
@@ -35,7 +42,8 @@ from framegate.pipeline.sinks.delivery import (
     ReceiverUnavailable,
 )
 from framegate.pipeline.sinks.kafka import Kafka
-from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
+from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt, Profiles
+from framegate.pipeline.sinks.mqtt_commands import MqttCommands
 from framegate.pipeline.sinks.notify import Notify
 from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.redis_client import connect, store_errors
@@ -49,6 +57,7 @@ log = logging.getLogger(__name__)
 
 FINISH_S: Final = 5.0  # time for the last deliveries of a run
 CONNECT_S: Final = 5.0
+ASK_S: Final = 5.0  # for a command that the supervisor carries out
 PORTS: Final = {
     "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883, "kafka": 9092, "kafkas": 9093,
 }  # fmt: skip
@@ -66,6 +75,7 @@ class SinksSpec(msgspec.Struct, frozen=True):
             a slot of a fleet, because another slot may repeat a message
     store  URL of the store
     rules  configured rules, by name
+    profile, profiles  selected profile ("": by schedules), and the names of all
     http   HOST:PORT of the run, for pictures; None: it has no port
     token  bearer token of that port; empty: it asks for none
     """
@@ -75,18 +85,27 @@ class SinksSpec(msgspec.Struct, frozen=True):
     store: str
     sinks: dict[str, SinkConfig]
     rules: dict[str, KnownRule] = {}
+    profile: str = ""
+    profiles: tuple[str, ...] = ()
     http: str | None = None
     token: str = ""
     log_level: str = "INFO"
     log_format: LogFormat = "text"
 
 
-def receiver_of(name: str, spec: SinksSpec) -> Receiver[Any]:
-    """Return the receiver of a sink. Raises ConfigFaults if its configuration cannot be used."""
+def receiver_of(name: str, spec: SinksSpec, ask: AskConfig | None = None) -> Receiver[Any]:
+    """Return the receiver of a sink. Raises ConfigFaults if its configuration cannot be used.
+
+    ask  asks the supervisor to change the configuration; None: commands are not carried out
+    """
     config = spec.sinks[name]
     pictures = CameraPictures(spec.http, spec.token)
     if config.kind == "mqtt":
-        return Mqtt(name, config, spec.run, spec.rules, pictures, spec.store)
+        commands = None
+        if config.commands and ask is not None:
+            commands = MqttCommands(name, config.topic, ask)
+        profiles = Profiles(spec.profile, spec.profiles)
+        return Mqtt(name, config, spec.run, spec.rules, pictures, spec.store, profiles, commands)
     if config.kind == "notify":
         return Notify(name, config, pictures)
     if config.kind == "kafka":
@@ -119,8 +138,12 @@ class SinksProcess:
     It lives in the supervisor's event loop.
     """
 
-    def __init__(self, spec: SinksSpec) -> None:
+    def __init__(
+        self, spec: SinksSpec, config: Callable[[ConfigRequest], Awaitable[EditableConfig]]
+    ) -> None:
+        """config: answers requests about the configuration"""
         self._spec = spec
+        self._config = config
         self._sources: list[SourceSpec] = []
         self._line: ChildLine | None = None
         self._is_finishing = False
@@ -133,12 +156,25 @@ class SinksProcess:
         if self._line is not None:
             self._line.tell(SetSources(sources))
 
-    def use(self, sinks: Mapping[str, SinkConfig], rules: Mapping[str, KnownRule]) -> None:
+    def use(
+        self,
+        sinks: Mapping[str, SinkConfig],
+        rules: Mapping[str, KnownRule],
+        profiles: Profiles,
+    ) -> None:
         """Deliver to these sinks from now on. A sink that stays continues after its position.
 
         The process delivers what it has begun and ends; the next one has the new sinks.
         """
-        new = msgspec.structs.replace(self._spec, sinks=dict(sinks), rules=dict(rules))
+        if not any(sink.commands for sink in sinks.values()):
+            profiles = Profiles()  # no sink shows them, so a switch does not restart the process
+        new = msgspec.structs.replace(
+            self._spec,
+            sinks=dict(sinks),
+            rules=dict(rules),
+            profile=profiles.selected,
+            profiles=profiles.names,
+        )
         if new == self._spec:
             return
         self._spec = new
@@ -179,7 +215,7 @@ class SinksProcess:
     async def _serve_once(self) -> int:
         ours, process = await start_child("framegate.pipeline.sinks.process")
         self._line = ChildLine(
-            ours, lambda _: None, lambda _: (SharedMemory("not for sinks"), None)
+            ours, lambda _: None, lambda _: (SharedMemory("not for sinks"), None), self._answer
         )
         try:
             self._line.tell(SetSources(self._sources))
@@ -194,6 +230,11 @@ class SinksProcess:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
+
+    async def _answer(self, request: AnyRequest) -> EditableConfig:
+        if not isinstance(request, GetConfig | ChangeConfig):
+            raise RequestRefused(f"the sinks may not ask for {type(request).__name__}")
+        return await self._config(request)
 
     async def finish(self) -> None:
         """Let the process deliver the last entries and end; wait at most EXIT_S for it."""
@@ -222,9 +263,13 @@ def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=SinksSpec)
     set_up_logging(spec.log_level, "sinks", spec.log_format)
     remember_url(spec.store)
+
+    def ask(request: ConfigRequest) -> EditableConfig:
+        return line.ask(request, EditableConfig, ASK_S)
+
     try:
         deliveries = [
-            Delivery(name, config, receiver_of(name, spec), spec.store)
+            Delivery(name, config, receiver_of(name, spec, ask), spec.store)
             for name, config in spec.sinks.items()
         ]
     except ConfigFaults as error:  # for example, a secret file was removed during the run

@@ -23,6 +23,7 @@ from framegate.pipeline.config.config_file import (
     read_config_file,
 )
 from framegate.pipeline.config.events import values_of
+from framegate.pipeline.config.live_changes import AskConfig
 from framegate.pipeline.config.toml_edit import with_lines, with_value
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
@@ -35,7 +36,6 @@ from framegate.pipeline.contracts.likeness import Likeness, LikenessInvalid
 from framegate.pipeline.contracts.live_config import EditableConfig, GetConfig, ReloadConfig
 from framegate.pipeline.review.visits import rule_text
 from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused
-from framegate.pipeline.web.live_config import AskConfig
 from framegate.pipeline.web.openapi import Operation, parameter
 
 MAX_BYTES: Final = 8 << 10  # of a rule in a request

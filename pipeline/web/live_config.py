@@ -6,7 +6,7 @@ writes each change into the file of the configuration, and the run uses it from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from framegate.pipeline.config.live_changes import AskConfig, switch_profile
 from framegate.pipeline.contracts.errors import FramegateError, RequestRefused
 from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
@@ -31,10 +32,6 @@ from framegate.pipeline.web.route_table import caller_of
 
 MAX_BYTES: Final = 256 << 10  # of the changes in a request
 _OF_ADMINS: Final = ("sinks", "privacy")  # where pictures are sent, and what they hide
-_TRIES: Final = 3  # of a switch of the profile while others change the file
-
-AskConfig = Callable[[ConfigRequest], EditableConfig]
-"""Asks the supervisor. RequestRefused, NoReply."""
 
 
 class ConfigEdit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,22 +130,6 @@ def _check_role(caller: Caller, changes: Sequence[ConfigChange]) -> None:
     restricted = sorted(kinds.intersection(_OF_ADMINS))
     if restricted and not caller.may("admin"):
         raise Refusal(403, f"a change of {' and '.join(restricted)} needs the role admin")
-
-
-def switch_profile(ask: AskConfig, profile: str) -> EditableConfig:
-    """Switch the profile; no digest is needed, because no other change can be lost.
-
-    RequestRefused if there is no such profile, or the file cannot be changed; NoReply.
-    """
-    change = ConfigChange("events.profile", profile or None)
-    for tries in range(1, _TRIES + 1):
-        now = ask(GetConfig())
-        try:
-            return ask(ChangeConfig(now.digest, [change]))
-        except RequestRefused:
-            if tries == _TRIES or ask(GetConfig()).digest == now.digest:
-                raise
-    raise AssertionError
 
 
 async def _answered(ask: AskConfig, request: ConfigRequest) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -34,6 +35,7 @@ from framegate.pipeline.run.rpc import ask
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support import footage
 from tests.support.asked import workers
+from tests.support.brokers import ABSENT, Broker
 from tests.support.commands import Command, framegate
 from tests.support.episodes import WALK, check, stored_changes
 from tests.support.runs import DEADLINE_S, wait_until
@@ -304,3 +306,55 @@ def _is_black(folder: Path) -> bool:
         return False
     picture = cv2.imread(str(folder / "door.jpg"))
     return picture is not None and int(picture.max()) < 24
+
+
+PROFILES = """
+[events.profiles.home]
+rules = ["people"]
+[events.profiles.away]
+rules = ["people", "visitor"]
+[sinks.home]
+kind = "mqtt"
+url_env = "HOME_URL"
+commands = true
+"""
+
+
+@pytest.mark.skipif(ABSENT, reason="needs Debian's mosquitto")
+def test_a_broker_switches_profiles_and_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = user_folder(tmp_path / "user", UNCHANGED + PROFILES)
+    data = folder / "data"
+    broker = Broker(tmp_path / "broker")
+    broker.start()
+    monkeypatch.setenv("HOME_URL", broker.url)
+    topics = ("framegate/profile", "homeassistant/device/+/config")
+    try:
+        with (
+            broker.reader(*topics) as reader,
+            Command(folder, "run", "door.mkv", "-d", "data", "--pace", "realtime") as run,
+        ):
+            wait_until("it is announced", lambda: reader.last.get(topics[0]) == b"auto")
+            place = "homeassistant/device/framegate_framegate_/config"
+            device = json.loads(wait_until("it is offered", lambda: reader.last.get(place)))
+            assert device["components"]["profile"]["options"] == ["auto", "home", "away"]
+            reader.client.publish("framegate/set/profile", "away", 1)
+            wait_until("it is switched", lambda: reader.last.get(topics[0]) == b"away")
+            assert asked(data, GetConfig()).profile == "away"
+            reader.client.publish("framegate/set/rule/people", "OFF", 1)
+            wait_until("the rule is off", lambda: _enabled(data, "people") is False)
+            reader.client.publish("framegate/set/profile", "holiday", 1)
+            run.says("there is no [events.profiles.holiday]")
+            reader.client.publish("framegate/set/profile", "auto", 1)
+            wait_until("it is by schedule", lambda: reader.last.get(topics[0]) == b"auto")
+            run.interrupt()
+            ended = run.wait()
+        assert ended.code == DONE, ended.err
+    finally:
+        broker.stop()
+
+
+def _enabled(data: Path, rule: str) -> bool:
+    enabled: bool = asked(data, GetConfig()).tables["events"]["rules"][rule].get("enabled", True)
+    return enabled
