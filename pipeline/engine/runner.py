@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -106,6 +106,21 @@ class Runner:
         self.fenced &= wanted.keys()
         self.sources = {name: wanted[name] for name in wanted if name not in self.fenced}
         self._on_sources(sources)
+
+    def set_aside(self, links: Links) -> list[str]:
+        """Forget what is not in the store of sources whose server is lost; return the others."""
+        lost = {source for source in self.sources if not links.has(source)}
+        for source in lost:
+            self._drop_arrivals(source)
+        self.stale -= lost
+        return [source for source in self.sources if source not in lost]
+
+    def hosted_if_all(self, names: Collection[str]) -> list[HostedStage]:
+        """Return the stages of these names if this worker hosts all of them, else none."""
+        hosted = [stage for stage in self.hosted if stage.spec.name in names]
+        if len(hosted) < len({*names}):
+            return []
+        return hosted
 
     def _drop_arrivals(self, source: str) -> None:
         for stage in self.hosted:

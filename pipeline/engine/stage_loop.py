@@ -165,9 +165,10 @@ class StageSession:
         if self._sources is not None:
             runner.take_sources(self._sources)
         runner.make_all_trims_due()
-        for source, trim in runner.trims(runner.sources):
+        served = runner.set_aside(self._links)
+        for source, trim in runner.trims(served):
             self._links.of(source).call(*trim)
-        self._attach(list(runner.sources))
+        self._attach(served)
         while not self._has_order():
             if not runner.sources:
                 self._await_sources()
@@ -179,8 +180,9 @@ class StageSession:
             self.turns += 1
 
     def _has_order(self) -> bool:
-        """Return whether there is an order, or another set of sources."""
-        return self._line.ordered is not None or self._line.sources is not self._sources
+        """Return whether there is an order, other sources, or a server that was lost is back."""
+        has_other_sources = self._line.sources is not self._sources
+        return self._line.ordered is not None or has_other_sources or self._links.has_changed
 
     def _await_sources(self) -> None:
         """Sleep until there is an order or a source. Raise Fenced if the worker lost all it had."""
@@ -222,7 +224,7 @@ class StageSession:
         """List the streams and their readers of each link, for the sources that are served."""
         before = self._reads
         self._reads = {}
-        for source in self._runner.sources:
+        for source in filter(self._links.has, self._runner.sources):
             link = self._links.of(source)
             reads = self._reads.get(link)
             if reads is None:

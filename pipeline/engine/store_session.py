@@ -37,7 +37,7 @@ def run_connected(url: str, loop: Loop, line: ControlLine) -> None:
     while True:
         links = None
         try:
-            links = Links(url)
+            links = Links(url, line.wake)
             loop.serve(links)
             if line.ordered is not None:
                 return

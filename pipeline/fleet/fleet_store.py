@@ -17,7 +17,13 @@ import msgspec
 import redis
 
 from framegate.pipeline.contracts import keys, records
-from framegate.pipeline.contracts.errors import FramegateError, StoreRefused, TakenOver
+from framegate.pipeline.contracts.errors import (
+    FramegateError,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+    TakenOver,
+)
 from framegate.pipeline.contracts.records import DecodeState
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.fleet.plan import VERSION, FleetPlan
@@ -242,6 +248,26 @@ class FleetStore:
                 (run or b"").decode(), (name or b"").decode(), int(since or 0), int(epoch or 0)
             )
         return owners
+
+    def silent(self, sources: Iterable[str]) -> set[str]:
+        """Return those of these sources whose server does not answer, after a call that failed.
+
+        A store of one server is not asked again: then all of them are.
+        """
+        if not isinstance(self._client, redis.RedisCluster):
+            return set(sources)
+        client: Any = self._client  # these methods have no types
+        by_server: dict[str, list[str]] = {}
+        for source in sources:
+            node = client.get_node_from_key(keys.own(source))
+            by_server.setdefault(getattr(node, "name", ""), []).append(source)
+        silent: set[str] = set()
+        for names in by_server.values():
+            try:
+                self.owners(names[:1])
+            except (StoreLost, StoreBusy):
+                silent.update(names)
+        return silent
 
     def unended(self) -> list[str]:
         """Return the sources of slots that no slot has decoded to their last end, nor removed."""

@@ -27,7 +27,6 @@ from framegate.pipeline.contracts.source import LAZY_PREFIX
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import EndPassed, Stop, Stopped
-from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import REST_S, UNDECODED_PER_FRAME, Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
@@ -134,17 +133,20 @@ class IngestSession:
         agenda: Agenda,
         links: Links,
     ) -> None:
-        """feeds, agenda: those of the IngestLoop; the session updates them."""
+        """feeds, agenda: those of the IngestLoop. Feeds of a lost server are left alone."""
         self.turns = 0
         self._runner = runner
         self._spec = runner.spec
         self._line = line
         self._launcher = launcher
-        self._feeds = feeds
+        self._all_feeds = feeds
+        self._feeds: dict[str, Feed] = {}
         self._agenda = agenda
         self._links = links
         self._waits = StoreWaits(runner.spec, links)
-        self._last_readers = {live: self._hosted_readers(live) for live in (False, True)}
+        self._last_readers = {
+            live: runner.hosted_if_all(self._spec.last_readers(live)) for live in (False, True)
+        }
         self._trailing = runner.spec.trailing()
         self._behind: set[str] = set()  # files whose next events wait until the stages have room
         self._trailed: dict[str, Position] = {}  # the last known position of the trailing readers
@@ -154,24 +156,18 @@ class IngestSession:
         self._leaving: set[str] = set()  # sources that are handed over and not reported
         self._sent = SentCommits([], {}, {})
 
-    def _hosted_readers(self, live: bool) -> list[HostedStage]:
-        """Return the last readers of a source if all of them are in this process, else none."""
-        hosted = {stage.spec.name: stage for stage in self._runner.hosted}
-        names = self._spec.last_readers(live)
-        if not hosted.keys() >= {*names}:
-            return []
-        return [hosted[name] for name in names]
-
     def serve(self) -> None:
         """Attach, then run turns; see IngestLoop.serve."""
         self._follow_orders()
         self._take_sources()
         self._runner.make_all_trims_due()
-        for source, trim in self._runner.trims(self._runner.sources):
+        for source, trim in self._runner.trims(self._feeds):
             self._links.of(source).call(*trim)
         try:
             self._attach(list(self._feeds))
             while not self._ended():
+                if self._links.has_changed and not self._draining:
+                    return
                 if self._line.sources is not self._sources:
                     self._attach(self._take_sources())
                 if self._lost_all():
@@ -185,7 +181,7 @@ class IngestSession:
         now = time.monotonic()
         wall = time.time()
         if retries := self._agenda.wake_due(now):
-            self._attach(retries)
+            self._attach([source for source in retries if source in self._feeds])
         self._gather(now, wall)
         self._run_stages()
         free = {source for source in self._behind if not self._runner.is_behind(source)}
@@ -284,7 +280,7 @@ class IngestSession:
     def _follow_orders(self) -> None:
         if self._line.ordered is not None:
             self._draining = True
-            for feed in self._feeds.values():
+            for feed in self._all_feeds.values():
                 if feed.thread is not None:
                     feed.thread.stop()
 
@@ -302,7 +298,7 @@ class IngestSession:
 
     def _lost_all(self) -> bool:
         """Return whether other workers took all sources; a worker that never had any waits."""
-        return not self._feeds and bool(self._runner.fenced)
+        return not self._all_feeds and bool(self._runner.fenced)
 
     # -- the sources
 
@@ -311,13 +307,15 @@ class IngestSession:
         self._sources = self._line.sources
         if self._sources is not None:
             named = {spec.name: spec for spec in self._sources}
-            for source, feed in list(self._feeds.items()):
+            for source, feed in list(self._all_feeds.items()):
                 if not feed.serves(named.get(source)):  # removed, and perhaps added again
                     self._drop(source)
             self._runner.take_sources(self._sources)
         new = []
-        for name, spec in self._runner.sources.items():
-            feed = self._feeds.setdefault(name, Feed(spec, self._spec.run, self._spec.began_mono))
+        for name in self._runner.set_aside(self._links):
+            spec = self._runner.sources[name]
+            made = Feed(spec, self._spec.run, self._spec.began_mono)
+            feed = self._feeds[name] = self._all_feeds.setdefault(name, made)
             is_ending = spec.ending and not feed.spec.ending
             if spec.hands_over:
                 self._leaving.add(name)
@@ -380,7 +378,8 @@ class IngestSession:
                 feed.thread.stop()
 
     def _drop(self, source: str) -> None:
-        feed = self._feeds.pop(source, None)
+        feed = self._all_feeds.pop(source, None)
+        self._feeds.pop(source, None)
         self._agenda.forget(source)
         self._trailed.pop(source, None)
         self._behind.discard(source)

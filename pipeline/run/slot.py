@@ -137,7 +137,7 @@ class SlotFollower:
                 self._note_fault(str(error))
             except AWAY_ERRORS as error:
                 log.debug("fleet: %s", error)
-                self._close_cameras()
+                await self._close_cameras()
             pause_s = LOOK_S
             if self._waits_since or self._handing_over:
                 pause_s = HURRY_S
@@ -287,13 +287,17 @@ class SlotFollower:
 
     # -- cameras while the store is away
 
-    def _close_cameras(self) -> None:
-        """Close all cameras if the store is away for CLOSE_CAMERAS_S: another host may need them,
-        and many cameras allow one session only.
+    async def _close_cameras(self) -> None:
+        """Close the cameras whose server is away, if the store is for CLOSE_CAMERAS_S: another host
+        may need them, and many cameras allow one session only.
         """
         names = {source.name for source in self._supervisor.sources.specs() if source.live}
         is_due = time.monotonic() - self._answered_mono > CLOSE_CAMERAS_S
         if not is_due or names <= self._closed_cameras:
+            return
+        if self._store is not None:
+            names = await in_thread(self._store.silent, sorted(names))
+        if names <= self._closed_cameras:
             return
         self._closed_cameras = names
         log.warning(

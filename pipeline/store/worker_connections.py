@@ -8,17 +8,26 @@ are its Links. `engine/store_session` makes new ones when a connection breaks.
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import select
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import hiredis
 
-from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import (
+    FramegateError,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+)
 from framegate.pipeline.store.cluster import Nodes, is_cluster
 from framegate.pipeline.store.hop import (
     Command,
@@ -31,7 +40,10 @@ from framegate.pipeline.store.hop import (
 )
 from framegate.pipeline.store.redis_client import reply_fault, single, store_errors
 
+log = logging.getLogger(__name__)
+
 DEAD_S = 30  # after which a silent host counts as lost
+AGAIN_S = 1.0  # between two looks for a lost server of a cluster
 
 
 class Link:
@@ -173,11 +185,21 @@ class Links:
     """All connections of a worker. One thread.
 
     When one of them breaks, the owner makes a new Links, which asks the cluster for slots again.
+
+    has_changed  a server of a cluster that `has` found lost answers again, or another server has
+                 its sources: the owner should make a new Links
     """
 
-    def __init__(self, url: str) -> None:
-        """Connect. Raise StoreLost if the store is away, StoreRefused if it refuses."""
+    def __init__(self, url: str, wake: int | None = None) -> None:
+        """Connect. Raise StoreLost if the store is away, StoreRefused if it refuses.
+
+        wake  an eventfd that is written when `has_changed` becomes true
+        """
         self._url = url
+        self._wake = wake
+        self.has_changed = False
+        self._closing = threading.Event()
+        self._answering: dict[str, bool] = {}  # by URL of a server of a cluster
         self._nodes: Nodes | None = None  # None: no cluster
         self._by_source: dict[str, Link] = {}  # on a cluster
         self._first = self._first_link()
@@ -209,6 +231,53 @@ class Links:
         if link is None:
             link = self._by_source[source] = self.open(source)
         return link
+
+    def has(self, source: str) -> bool:
+        """Return whether the server of a source answers; on a cluster, another one may be lost.
+
+        Each server is asked once. While one is lost, a thread looks for it, see `has_changed`.
+        """
+        if self._nodes is None:
+            return True
+        server = self._nodes.url_of(source) or ""
+        if server not in self._answering:
+            fault = self._fault_of(source)
+            self._answering[server] = fault is None
+            if fault is not None:
+                log.warning("source %s waits, and all others of its server: %s", source, fault)
+                looking = threading.Thread(target=self._await_server, args=(source,), daemon=True)
+                looking.start()
+        return self._answering[server]
+
+    def _fault_of(self, source: str) -> FramegateError | None:
+        """Return why the server of a source cannot serve it; None if it can.
+
+        A server with a full disk refuses PING, and one that has just started refuses reads.
+        """
+        try:
+            link = self.of(source)
+            link.send(("PING",), ("EXISTS", keys.own(source)))
+            link.receive()
+            link.receive()
+        except (StoreLost, StoreBusy) as error:
+            self.drop([source])
+            return error
+        return None
+
+    def _await_server(self, source: str) -> None:
+        """Set `has_changed` once a server answers for the source; end when the links are closed."""
+        while not self._closing.wait(AGAIN_S):
+            try:
+                links = Links(self._url)
+            except (StoreLost, StoreBusy, StoreRefused):
+                continue
+            is_back = links._fault_of(source) is None
+            links.close()
+            if is_back and not self._closing.is_set():
+                self.has_changed = True
+                if self._wake is not None:
+                    os.eventfd_write(self._wake, 1)
+                return
 
     def open(self, source: str) -> Link:
         """Return another connection to the server that has a source; the caller closes it."""
@@ -270,6 +339,7 @@ class Links:
 
     def close(self) -> None:
         """Close all connections."""
+        self._closing.set()
         self.drop(list(self._by_source))
         for link in (*self._spares.values(), self._first):
             link.close()

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from tests.runs.bad.folders import held_up, open_gate
 from tests.runs.test_sinks import told_folder, visits
 from tests.stores.test_own_redis import timeless
 from tests.support import footage
+from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.clusters import Server, cluster
 from tests.support.commands import Command, Reader, framegate, user_folder
+from tests.support.fleets import Fleet
 from tests.support.runs import wait_until
 from tests.support.webhooks import receiving
 
@@ -115,6 +118,81 @@ def test_a_server_that_dies_and_comes_back(folder: Path, expected: Results) -> N
         shown = framegate(folder, "watch", "--store", servers[2].url, "--json", "--once")
         views = {view["source"]: view["published"] for view in json.loads(shown.out)}
         assert views == dict.fromkeys(SOURCES, FRAMES)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_lost_server_concerns_its_own_sources_only(tmp_path: Path, apart: bool) -> None:
+    """It is the one that the URL names. The others are served meanwhile, and all afterwards.
+
+    apart: whether decode, detect and publish are in workers of their own
+    """
+    folder = user_folder(tmp_path / "user", apart=apart)
+    for name in SOURCES:
+        footage.write_scene(folder / f"{name}.mp4", footage.steady(7500))  # 300 s
+    words = ("run", *CLIPS, "-d", "data", "--http", "off", "--pace", "realtime")
+    with (
+        cluster(tmp_path / "cluster") as servers,
+        Command(folder, *words, "--store", servers[0].url) as run,
+        ExitStack() as stack,
+    ):
+        readers = {}
+        for server, name in zip(servers, SOURCES, strict=True):
+            readers[name] = Reader(server.url)
+            stack.callback(readers[name].close)
+
+        def more(name: str) -> None:
+            published = readers[name].counters(name).get("published", 0)
+            wait_until(
+                f"more of {name}",
+                lambda: readers[name].counters(name).get("published", 0) > published + 50,
+            )
+
+        for name in SOURCES:
+            more(name)
+        servers[0].kill()
+        run.says("source ramp waits, and all others of its server: ")
+        for name in ("gate", "lane"):
+            more(name)
+        servers[0].start()
+        wait_until("the cluster is whole", lambda: servers[0].knows == 3)
+        for name in SOURCES:
+            more(name)
+        run.interrupt()
+        assert run.wait().code == 0
+        for name in SOURCES:
+            results = readers[name].results(name)
+            assert [(each["epoch"], each["seq"]) for each in results] == [
+                (1, seq) for seq in range(len(results))
+            ]
+            assert {each["outcome"] for each in results} == {"detected"}
+
+
+def test_a_slot_keeps_its_cameras_while_another_server_is_lost(tmp_path: Path) -> None:
+    """It is the server with the plan of the fleet; that of the camera answers."""
+    with (
+        cluster(tmp_path / "cluster") as servers,
+        ScriptedCamera(lambda: paced(100_000, 10)) as camera,
+        closing(Fleet(tmp_path, servers[0].url, "[live]\nstall_s = 60\n")) as at,
+        closing(Reader(servers[1].url)) as reader,
+    ):
+
+        def published() -> int:
+            return int(reader.counters("gate").get("published", 0))
+
+        at.apply({"a": 2.0}, {"gate": {"url": camera.url}})
+        slot = at.start("a", "host_a")
+        wait_until("results", published)
+        servers[2].kill()
+        frames_of_15_s = 150  # a slot whose cameras' server is lost closes them after 10 s
+        before = published()
+        wait_until("more results", lambda: published() > before + frames_of_15_s)
+        assert (camera.accepted, camera.open) == (1, 1)
+        servers[2].start()
+        wait_until("the cluster is whole", lambda: servers[2].knows == 3)
+        assert at.status()["slots"][0]["slot"] == "a"
+        slot.interrupt()
+        assert slot.wait().code == 0
+        assert {each["epoch"] for each in reader.results("gate")} == {1}
 
 
 @pytest.mark.long

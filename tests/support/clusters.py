@@ -34,6 +34,7 @@ port {self.port}
 cluster-enabled yes
 cluster-port {self.bus_port}
 cluster-node-timeout 2000
+cluster-require-full-coverage no
 dir {self.folder}
 logfile {self.folder / "valkey.log"}
 save ""

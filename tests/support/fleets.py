@@ -19,13 +19,17 @@ ORPHANS_S = 60.0  # all end at once by a signal of the kernel; a busy machine ta
 
 
 class Fleet:
-    """A store, a fleet.toml, and the slots that were started."""
+    """A store, a fleet.toml, and the slots that were started.
 
-    def __init__(self, folder: Path, store: EmbeddedStore, more: str) -> None:
+    store  its server, of those that `fleet` opens
+    """
+
+    store: EmbeddedStore
+
+    def __init__(self, folder: Path, url: str, more: str) -> None:
         self.folder = folder
-        self.store = store
-        self.url = store.url
-        self.reader = Reader(store.url)
+        self.url = url
+        self.reader = Reader(url)
         self.stack = ExitStack()
         self._more = more
         self._commands = user_folder(folder / "commands")
@@ -140,7 +144,8 @@ def _is_alive(pid: int) -> bool:
 def fleet(folder: Path, more: str = "") -> Iterator[Fleet]:
     """A store of the test's own and a fleet on it. more: as in `user_folder`, for all slots"""
     with server(folder / "server") as store:
-        opened = Fleet(folder, store, more)
+        opened = Fleet(folder, store.url, more)
+        opened.store = store
         try:
             yield opened
         finally:
