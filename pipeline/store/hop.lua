@@ -293,12 +293,14 @@ local function claim(keys, args)
 end
 
 -- KEYS own; ARGV run, removed ('1' or '0'). Ends this run's ownership; the last epoch stays. A
--- removed source forgets its former owners, so that any run may claim it again. Answers 0 if
--- another run owns it.
+-- removed source forgets its former owners, so that any run may claim it again. The next slot needs
+-- the model that was chosen for the source. Answers 0 if another run owns it.
 local function release(keys, args)
   if redis.call('HGET', keys[1], 'run') ~= args[1] then return 0 end
   redis.call('HSET', keys[1], 'run', '', 'freed', redis.call('TIME')[1])
-  redis.call('HDEL', keys[1], 'model')
+  if args[2] == '1' or redis.call('HEXISTS', keys[1], 'since') == 0 then
+    redis.call('HDEL', keys[1], 'model')
+  end
   if args[2] == '1' then
     redis.call('HSET', keys[1], 'name', '')
     redis.call('HDEL', keys[1], 'superseded')

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from framegate import subscribe
 from framegate.pipeline.store.cluster import Nodes, slot_of
@@ -165,6 +166,38 @@ def test_a_lost_server_concerns_its_own_sources_only(tmp_path: Path, apart: bool
                 (1, seq) for seq in range(len(results))
             ]
             assert {each["outcome"] for each in results} == {"detected"}
+
+
+@pytest.mark.long
+def test_a_promoted_replica_serves_the_sources_of_a_lost_server(tmp_path: Path) -> None:
+    """The cluster promotes it without help, and Framegate finds it."""
+    folder = user_folder(tmp_path / "user", more="[store]\nreplicas = 1\n")
+    for name in SOURCES:
+        footage.write_scene(folder / f"{name}.mp4", footage.steady(7500))  # 300 s
+    words = ("run", *CLIPS, "-d", "data", "--http", "off", "--pace", "realtime")
+    with (
+        cluster(tmp_path / "cluster", replicas=2) as servers,
+        Command(folder, *words, "--store", servers[1].url) as run,
+        closing(redis.RedisCluster.from_url(servers[1].url, protocol=2)) as client,
+    ):
+
+        def more(name: str) -> None:
+            def published() -> int:
+                return int(client.hget(f"fg:{{{name}}}:count", "published") or 0)
+
+            before = published()
+            wait_until(f"more of {name}", lambda: published() > before + 50)
+
+        for name in SOURCES:
+            more(name)
+        servers[0].kill()
+        for name in reversed(SOURCES):
+            more(name)
+        run.interrupt()
+        assert run.wait().code == 0
+        for name in SOURCES:
+            entries = client.xrange(f"fg:{{{name}}}:results")
+            assert [entry for entry, _ in entries] == [b"1-%d" % n for n in range(len(entries))]
 
 
 def test_a_slot_keeps_its_cameras_while_another_server_is_lost(tmp_path: Path) -> None:

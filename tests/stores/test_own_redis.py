@@ -5,6 +5,7 @@ The results must be those of the embedded store, and no password is shown or wri
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,8 +18,10 @@ from framegate.pipeline.contracts.errors import StoreLost, StoreRefused
 from framegate.pipeline.store.admin import StoreAdmin
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder
-from tests.support.own_servers import PROGRAMS, needs, own_server
-from tests.support.runs import children
+from tests.support.fleets import Fleet
+from tests.support.own_servers import PROGRAMS, Certificates, needs, own_server
+from tests.support.runs import children, wait_until
+from tests.support.stream_checker import checked
 
 FRAMES = 40
 VARIABLE = "FRAMEGATE_TEST_STORE"
@@ -81,6 +84,26 @@ tls_key = "{files.client_key}"
 
 
 @programs
+def test_a_slot_and_its_fleet_over_tls(program: str, tmp_path: Path, folder: Path) -> None:
+    """The server wants a client certificate; the URL names the files."""
+    with own_server(program, tmp_path / "own", client_certificates="yes") as server:
+        files = server.certificates
+        url = (
+            f"{server.url('rediss')}?ssl_ca_certs={files.ca}"
+            f"&ssl_certfile={files.client}&ssl_keyfile={files.client_key}"
+        )
+        with closing(Fleet(tmp_path / "fleet", url, "")) as at, checked(url, "good"):
+            at.apply({"a": 2.0}, {"good": {"url": str(folder / "good.mp4")}})
+            slot = at.start("a", "host_a")
+            wait_until("it is published to its end", lambda: at.ended("good"))
+            at.reader.whole("good", FRAMES)
+            [state] = at.status()["slots"]
+            assert state["slot"] == "a"
+            slot.interrupt()
+            assert slot.wait().code == 0
+
+
+@programs
 def test_a_run_over_a_unix_socket_with_a_user(
     program: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,11 +153,13 @@ def test_what_is_wrong_with_the_connection_is_said(program: str, tmp_path: Path)
         with_ca = f"{server.url('rediss')}?ssl_ca_certs={files.ca}"
         whole = f"{with_ca}&ssl_certfile={files.client}&ssl_keyfile={files.client_key}"
         plain, other_name = server.url("redis"), whole.replace("localhost", "127.0.0.1")
+        strange = Certificates(tmp_path / "strange").ca
         said = {
             plain.replace(login, "framegate:not-it"): "refuses the login: ",
             plain.replace(f"{login}@", ""): "refuses the login: ",
             plain.replace(f":{server.port}", f":{server.tls_port}"): "speaks TLS: use rediss://",
             server.url("rediss"): "has a certificate that is not trusted: ",
+            whole.replace(str(files.ca), str(strange)): "has a certificate that is not trusted: ",
             other_name: "has a certificate for another name: ",
             with_ca: "wants a client certificate that it trusts: ",
         }

@@ -65,11 +65,14 @@ appendfsync always
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[list[Server]]:
-    """Three servers, each with a third of the slots."""
-    servers = [Server(folder / f"server{n}") for n in range(3)]
+def cluster(folder: Path, replicas: int = 0) -> Iterator[list[Server]]:
+    """Three primaries, each with a third of the slots, then the replicas of each in turn."""
+    primaries = [Server(folder / f"server{n}") for n in range(3)]
+    servers = [*primaries, *(Server(folder / f"server{3 + n}") for n in range(3 * replicas))]
     try:
-        for n, server in enumerate(servers):
+        for server in servers[3:]:
+            server.start()
+        for n, server in enumerate(primaries):
             server.start()
             first, last = n * SLOTS // 3, (n + 1) * SLOTS // 3 - 1
             server.client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
@@ -78,7 +81,14 @@ def cluster(folder: Path) -> Iterator[list[Server]]:
             met = ("127.0.0.1", servers[0].port, servers[0].bus_port)
             server.client.execute_command("CLUSTER MEET", *met)
         for server in servers:
-            wait_until("the cluster is whole", lambda server=server: server.knows == 3)
+            everyone = lambda server=server: server.knows == len(servers)  # noqa: E731
+            wait_until("the cluster is whole", everyone)
+        for n, server in enumerate(servers[3:]):
+            primary = primaries[n % 3]
+            server.client.execute_command("CLUSTER REPLICATE", primary.client.cluster("MYID"))
+        for primary in primaries:
+            enough = lambda p=primary: p.client.wait(replicas, 100) >= replicas  # noqa: E731
+            wait_until("all replicas follow", enough)
         yield servers
     finally:
         for server in servers:
