@@ -69,6 +69,12 @@ BUNDLED = {
         "libhogweed": ("Nettle", "LGPL-3.0-or-later"),
         "libunistring": ("libunistring", "LGPL-3.0-or-later"),
     },
+    "confluent-kafka": {
+        "librdkafka": (
+            "librdkafka with OpenSSL, curl, zlib, Zstandard and LZ4",
+            "BSD-2-Clause AND Apache-2.0 AND curl AND Zlib AND BSD-3-Clause",
+        ),
+    },
     "opencv-python-headless": {
         "libav": ("FFmpeg and libavif", "LGPL-2.1-or-later AND BSD-2-Clause"),
         "libsw": ("FFmpeg and libavif", "LGPL-2.1-or-later AND BSD-2-Clause"),

@@ -30,6 +30,8 @@ FLEET = {
 }
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+BESIDE = yaml.safe_load((DEPLOY / "compose.go2rtc.yaml").read_text(encoding="utf-8"))
+SERVICES = {**COMPOSE["services"], "go2rtc": BESIDE["services"]["go2rtc"]}
 MLSERVER = DEPLOY / "mlserver"
 BIN = Path(sys.executable).parent
 IMPORTED = {"prometheus-client": "prometheus_client"}  # where a package is imported by another name
@@ -187,7 +189,7 @@ def test_one_port_everywhere() -> None:
 
 def mounts(service: str) -> dict[str, str]:
     """What a service mounts: path in it -> file of `deploy`, or named volume."""
-    pairs = [volume.split(":")[:2] for volume in COMPOSE["services"][service]["volumes"]]
+    pairs = [volume.split(":")[:2] for volume in SERVICES[service]["volumes"]]
     return {inside: outside for outside, inside in pairs}
 
 
@@ -203,9 +205,9 @@ def test_the_compose_file_says_what_a_run_needs() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COMPOSE["services"])
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_service_starts_again_is_for_this_host_only_and_mounts_what_is_there(name: str) -> None:
-    service = COMPOSE["services"][name]
+    service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     outside = mounts(name).values()
