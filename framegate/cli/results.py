@@ -189,6 +189,8 @@ class _ResultLines:
             how, text = each.stage, msgspec.json.encode(each.output).decode()
         else:
             how, text = each.outcome, _objects(each)
+            if each.camera_events:
+                text += f"; camera: {', '.join(each.camera_events)}"
         clock = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
         head = self._head(clock, each.source, str(each.position), how, "")
         if not self._width or self._width - len(head) < _LEAST_TEXT:

@@ -492,7 +492,7 @@ labels = ["person", "tamper"]
             [
                 "events of the camera: motion (RuleEngine/CellMotionDetector/Motion), "
                 "person (RuleEngine/CellMotionDetector/People), line (RuleEngine/LineDetector/"
-                "Crossed); 1 other topics do not count",
+                "Crossed); topics that do not count: 1",
                 "events.rules.camera: the camera offers no topic for tamper",
             ],
         ),

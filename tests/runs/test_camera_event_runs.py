@@ -12,6 +12,7 @@ from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
 from tests.support.cameras.onvif_events import EventService
 from tests.support.cameras.toolkit import ToolkitCamera
+from tests.support.commands import framegate
 from tests.support.episodes import check, stored_changes
 from tests.support.runs import Run, published, published_in, wait_until
 
@@ -69,6 +70,8 @@ def test_the_events_of_a_camera_are_in_its_results_and_episodes_whatever_is_kill
         wait_until("motion ends", lambda: is_last(()))
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 0, run.log.read_text(encoding="utf-8")
+    text = framegate(tmp_path, "results", "-d", str(folder))
+    assert text.out.count("; camera: motion") > 0
     results = published_in(folder, ["yard"])["yard"].results
     moving = [each.position for each in results if each.camera_events == ("motion",)]
     changes = [change for _, stored in stored_changes(folder, "yard") for change in stored.changes]

@@ -71,13 +71,13 @@ def event_remarks(config: Config, name: str, request: Request) -> Iterator[Remar
     ignored = sum(kind is None for kind in topics.values())
     if not kinds:
         yield Remark(
-            f"events: the camera offers none that count ({ignored} others); enable motion "
+            f"events: the camera offers none (of {ignored} topics, none counts); enable motion "
             "detection or its rules in the camera",
             True,
         )
         return
     offered = ", ".join(f"{kind} ({', '.join(kinds[kind])})" for kind in kinds)
-    yield Remark(f"events of the camera: {offered}; {ignored} other topics do not count")
+    yield Remark(f"events of the camera: {offered}; topics that do not count: {ignored}")
     for rule_name, rule in config.events.of_source(name).items():
         missing = [label for label in rule.labels if label not in kinds]
         # A topic of another name may report any kind, in the names of its data.
