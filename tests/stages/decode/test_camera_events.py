@@ -309,7 +309,10 @@ def test_an_event_of_the_camera_wakes_it(tmp_path: Path, service: EventService) 
                 is_calm = True
                 assert "lazy:woken:event" not in source.counts
                 service.send(MOTION, {"IsMotion": "true"})
-            if "lazy:woken:event" in source.counts:
+            has_motion = frame is not None and frame.camera_events == ("motion",)
+            if has_motion and "lazy:woken:event" in source.counts:
                 break
+            if frame is not None and not has_motion:
+                assert {each.camera_events for each in frame.undecoded} <= {None, ()}
         source.close()
     assert is_calm
