@@ -67,7 +67,7 @@ def start_head(parsed: argparse.Namespace) -> Exit:
         )
     _prepare("--heavy", parsed.heavy, _MOST_HEAVY)
     with closing(FleetStore(url)) as store:
-        store.plan()  # a store that does not answer is reported at once
+        store.check_ray()  # also that it answers
     os.environ["RAY_REDIS_ADDRESS"] = f"{state.scheme}://{state.hostname}:{state.port or 6379}"
     os.environ.pop(parsed.store.removeprefix(BY_NAME), None)
     follows = (url, parsed.address, parsed.heavy)

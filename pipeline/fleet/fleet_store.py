@@ -33,6 +33,7 @@ from framegate.pipeline.store.redis_client import connect, store_errors
 KEPT: Final = 16
 ALIVE_S: Final = 10  # a sign of life is visible so long
 RENEWED_S: Final = 0.2  # between two looks whether a sign of life was renewed
+RAY_KEYS: Final = ("RAYframegate@check", "DUMMY")  # Ray removes DUMMY itself, as its own check
 COMMAND_S: Final = 2.0  # longest wait of a command for each reply
 
 
@@ -116,6 +117,18 @@ class FleetStore:
             return msgspec.json.decode(data, type=FleetPlan)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StoreRefused(f"store {shown(self._url)}: {keys.FLEET}: {error}") from None
+
+    def check_ray(self) -> None:
+        """Raise StoreRefused if the user of the URL may not write the keys of Ray."""
+        with store_errors(self._url):
+            try:
+                for key in RAY_KEYS:
+                    self._client.delete(key)
+            except redis.exceptions.NoPermissionError as error:
+                raise StoreRefused(
+                    f"store {shown(self._url)} refuses: {error}; Ray keeps its state in this "
+                    "store, so the user of --store also needs: ACL SETUSER framegate ~RAY* ~DUMMY"
+                ) from None
 
     def last_version(self) -> int:
         """Return the newest version of a plan by which a slot owned a source, or that a slot

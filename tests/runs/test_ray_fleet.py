@@ -101,9 +101,15 @@ def test_slots_survive_the_loss_of_processes_hosts_and_the_head(
 
             at.hosts["head"].kill()
             at.hosts[other].kill()
-            at.start_head()
-            at.start_host(lost, **at.variables)
+            at.start_head("--heavy", "1")
+            at.start_host(lost, "--gpu", "1", **at.variables)
             goes_on(at, "a", "b")
+            heavy = at.folder / lost / "heavy-1.log"
+            wait_until(
+                "a heavy worker is up",
+                lambda: "answering questions" in heavy.read_text(encoding="utf-8"),
+                PATIENT_S,
+            )
 
             at.apply({"a": 1.0}, at.sources)
             wait_until("slot b has ended", lambda: not at.host_of("b"), PATIENT_S)

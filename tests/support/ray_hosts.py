@@ -60,13 +60,13 @@ class RayFleet(Fleet):
         """The URL by which a host reaches the store."""
         return f"redis://{self.server.login}@{self._stores[name]}"
 
-    def start_head(self) -> None:
-        """Start the head, and wait until it has the actors of the plan."""
+    def start_head(self, *more: str) -> None:
+        """Start the head, and wait until it has the actors of the plan. more: options"""
         kept = self.log("head").count("Ray keeps")
-        self._begin("head", "head", STORE=self.url_at("head"))
+        self._begin("head", "head", *more, STORE=self.url_at("head"))
         wait_until("Ray keeps the slots", lambda: self.log("head").count("Ray keeps") > kept)
 
-    def start_host(self, name: str, **variables: str) -> None:
+    def start_host(self, name: str, *options: str, **variables: str) -> None:
         """Start a host of slots. variables: of the file that its slots read"""
         folder = self.folder / name
         if not folder.exists():
@@ -76,7 +76,7 @@ class RayFleet(Fleet):
         (folder / "secrets.env").write_text(secrets, encoding="utf-8")
         more = ("-d", str(folder), "--env-file", str(folder / "secrets.env"))
         run = f"-c {folder / 'pipeline.toml'} --http off"
-        self._begin(name, "join", *more, "--options", run)
+        self._begin(name, "join", *more, *options, "--options", run)
 
     def _begin(self, name: str, action: str, *more: str, **env: str) -> None:
         words = ("-m", "framegate.cli", "fleet", action, self.address, "--store", "env:STORE")
@@ -152,6 +152,8 @@ def ray_fleet(folder: Path, program: str) -> Iterator[RayFleet]:
         try:
             yield opened
         finally:
+            for host in made.hosts:
+                host.kill()
             opened.close()
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from framegate.pipeline.fleet.fleet_store import (
 )
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource, SlotRoom
 from framegate.pipeline.store.admin import StoreAdmin
+from tests.support.own_servers import PROGRAMS, needs, own_server
 from tests.support.servers import server
 
 
@@ -229,3 +231,18 @@ def test_a_store_that_accepts_and_never_answers_is_given_up(tmp_path: Path) -> N
         asking.start()
         asking.join(60)
         assert failures, f"no answer after {time.monotonic() - began:.0f} s; {COMMAND_S} s a reply"
+
+
+@pytest.mark.parametrize("program", [needs(PROGRAMS[0])])
+def test_a_user_who_may_not_write_the_keys_of_ray_is_refused(program: str, tmp_path: Path) -> None:
+    with own_server(program, tmp_path / "server") as own:
+        with closing(FleetStore(own.url("redis"))) as opened:
+            with pytest.raises(
+                StoreRefused, match=r"ACL SETUSER framegate ~RAY\* ~DUMMY"
+            ) as refused:
+                opened.check_ray()
+            assert own.password not in str(refused.value)
+        with own.admin() as client:
+            client.execute_command("ACL", "SETUSER", "framegate", "~RAY*", "~DUMMY")
+        with closing(FleetStore(own.url("redis"))) as opened:
+            opened.check_ray()
