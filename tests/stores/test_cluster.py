@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from framegate import subscribe
+from framegate.cli.setup.store_size import StoreSize, size_of
 from framegate.pipeline.store.cluster import Nodes, slot_of
 from tests.runs.bad.folders import held_up, open_gate
 from tests.runs.test_sinks import told_folder, visits
@@ -116,6 +117,7 @@ def test_a_server_that_dies_and_comes_back(folder: Path, expected: Results) -> N
         check_places(servers)
         check_results(servers, expected)
         check_readers(servers[2].url)
+        assert size_of(servers[2].url) == StoreSize(10_000, 3, is_cluster=True)
         shown = framegate(folder, "watch", "--store", servers[2].url, "--json", "--once")
         views = {view["source"]: view["published"] for view in json.loads(shown.out)}
         assert views == dict.fromkeys(SOURCES, FRAMES)
