@@ -130,14 +130,14 @@ class Fleet:
         while True:
             try:
                 async with aclosing(self.forwarder.parts(request, at, target)) as body:
-                    async for part in _whole_parts(body):
+                    async for part in whole_parts(body):
                         yield part
             except (Refusal, h11.ProtocolError, ValueError) as error:
                 log.debug("no live pictures: %s", error)
             await asyncio.sleep(ASK_AGAIN_S)
 
 
-async def _whole_parts(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def whole_parts(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yield the parts of a response of /live, each of which is a line of JSON and a JPEG.
 
     ValueError if a part has more than PART_BYTES.

@@ -19,6 +19,7 @@ from framegate.cli.setup.store_size import StoreLoad
 from framegate.pipeline.system.machine import cores
 from framegate.pipeline.system.ports import own_address
 from framegate.pipeline.web import forward
+from framegate.pipeline.web.accounts import digest_of
 from framegate.pipeline.web.forward import Forwarder, OtherHost
 from framegate.pipeline.web.limits import AtOnce, Refusal
 from framegate.pipeline.web.port import bound, outside_address
@@ -33,6 +34,7 @@ FRAMES = 100
 PLAYLIST = "application/vnd.apple.mpegurl"
 RECORDS = '[record]\nsources = ["north", "south"]\n'
 TOKEN = "one-token-for-all-slots"
+GUARD = "the-token-of-an-account-that-sees-north"
 VISITS = '[stages.events]\nuse = "user_stages:Visits"\ninput = "cache"\non_lag = "wait"\n'
 
 
@@ -109,7 +111,13 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
     clip = write_both(folder / "clip.mp4", FRAMES / 25)
     source = {"url": str(clip), "cost": 0.5}
     (folder / "token").write_text(TOKEN, encoding="utf-8")
-    access = f'[http]\ntoken_file = "{folder / "token"}"\n'
+    (folder / "accounts.toml").write_text(
+        f'[guard]\nrole = "viewer"\nsources = ["north"]\ntoken = "{digest_of(GUARD.encode())}"\n',
+        encoding="utf-8",
+    )
+    access = (
+        f'[http]\ntoken_file = "{folder / "token"}"\naccounts_file = "{folder / "accounts.toml"}"\n'
+    )
     ports = {"a": free_port(), "b": free_port()}
     with fleet(folder, RECORDS + access + VISITS) as at:
         at.apply({"a": 0.5, "b": 0.5}, {"north": source, "south": source})
@@ -258,6 +266,22 @@ def test_any_slot_gives_pictures_and_clips_of_all(hosts: TwoHosts) -> None:
             other, f"{base}/clip.mp4?from={since}&to={since + 2}", more={"Range": "bytes=0-99"}
         )
         assert (part[0], len(part[1])) == (206, 100)
+
+
+def test_an_account_sees_its_sources_on_all_hosts_and_no_others(hosts: TwoHosts) -> None:
+    at = hosts.get("a", "/api/v1/fleet/recordings")[1][0]["since"] + 1
+    for slot in hosts.ports:
+        for path in ("/api/v1/sources", "/api/v1/fleet/recordings"):
+            code, body, _ = hosts.fetch(slot, path, token=GUARD)
+            assert (code, {each["source"] for each in json.loads(body)}) == (200, {"north"}), path
+        for source, status in (("north", 200), ("south", 404)):
+            for path in (
+                f"/snapshot/{source}.jpg",
+                f"/api/v1/recordings/{source}/picture.jpg?at={at}",
+            ):
+                assert hosts.fetch(slot, path, token=GUARD)[0] == status, (slot, path)
+        verdict = "/api/v1/episodes/north/visitor/1-8/0/verdict"
+        assert hosts.fetch(slot, verdict, token=GUARD, body={"verdict": "true"})[0] == 403
 
 
 def test_one_response_has_the_live_pictures_of_both_hosts(hosts: TwoHosts) -> None:
