@@ -20,7 +20,9 @@ from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import EVENTS, NAME_RULE, is_name
 from framegate.pipeline.contracts.redaction import remember, remember_url
 
-SinkKind = Literal["webhook", "mqtt", "notify", "kafka"]
+SinkKind = Literal["webhook", "mqtt", "notify", "kafka", "heartbeat"]
+AliveState = Literal["waiting", "connecting", "running", "lost", "stopped", "finished", "failed"]
+"""A state of a source, as `framegate sources` shows it."""
 
 _SECRET: Final = "whsec_"
 _MIN_KEY: Final = 24  # bytes, by Standard Webhooks
@@ -29,6 +31,7 @@ _SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("https", "http"),
     "mqtt": ("mqtt", "mqtts"),
     "kafka": ("kafka", "kafkas"),
+    "heartbeat": ("https", "http"),
 }
 _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "mqtt": ("paho-mqtt", "paho"),
@@ -40,21 +43,23 @@ _QUIET: Final = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _TOPIC: Final = re.compile(r"[^\s+#\x00]+")
 _KAFKA_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _OF: Final = "of"  # in a field's metadata: the kinds that have this key
+_EPISODES: Final = ("webhook", "mqtt", "notify", "kafka")  # the kinds that send episodes
 
 
 @dataclass(frozen=True)
 class SinkConfig:
-    """`[sinks.NAME]`: a receiver of episodes outside this host.
+    """`[sinks.NAME]`: a receiver of episodes, or of heartbeats, outside this host.
 
     kind         webhook: signed POST requests (Standard Webhooks with a CloudEvents body). mqtt: a
                  broker, with discovery for Home Assistant. notify: messages to people through
-                 Apprise. kafka: records in a topic of Kafka
+                 Apprise. kafka: records in a topic of Kafka. heartbeat: a periodic GET request
+                 while the run is healthy
     url          URL of the receiver (https://), of the broker (mqtts://HOST, kafkas://HOST), or of
                  a service as Apprise writes it (ntfy://TOPIC)
     url_env      name of an environment variable that contains the URL. A URL with a password must
                  be there. For notify it can contain several URLs, separated by spaces
     rules        rules whose episodes are sent. Default: all
-    sources      sources whose episodes are sent. Default: all
+    sources      sources whose episodes are sent, or that must be alive. Default: all
     severities   severities of the episodes that are sent. Default: all
     give_up_s    seconds after which an undelivered message is dropped and counted as lost. 0:
                  never, as long as the store keeps it. Default: 0, for notify 3600
@@ -72,15 +77,21 @@ class SinkConfig:
     cooldown_s   seconds after a message in which no other message about the same rule and source is
                  sent (notify)
     quiet        hours of the day without messages, such as ["22:00-07:00"] (notify)
+    every_s      seconds from a request to the next one (heartbeat)
+    timeout_s    seconds for which a request may take (heartbeat)
+    alive        states of a source that count as alive (heartbeat). If a source has another state,
+                 no request is sent
     """
 
     kind: SinkKind
     url: str = ""
     url_env: str | None = None
-    rules: tuple[str, ...] = ()
+    rules: tuple[str, ...] = field(default=(), metadata={_OF: _EPISODES})
     sources: tuple[str, ...] = ()
-    severities: tuple[Severity, ...] = ()
-    give_up_s: float | None = field(default=None, metadata={"least": 0.0, "most": 31_536_000.0})
+    severities: tuple[Severity, ...] = field(default=(), metadata={_OF: _EPISODES})
+    give_up_s: float | None = field(
+        default=None, metadata={_OF: _EPISODES, "least": 0.0, "most": 31_536_000.0}
+    )
     secret_env: str | None = field(default=None, metadata={_OF: ("webhook",)})
     secret_file: str | None = field(default=None, metadata={_OF: ("webhook",)})
     topic: str = field(default="framegate", metadata={_OF: ("mqtt", "kafka")})
@@ -92,6 +103,15 @@ class SinkConfig:
         default=60.0, metadata={_OF: ("notify",), "least": 0.0, "most": 86_400.0}
     )
     quiet: tuple[str, ...] = field(default=(), metadata={_OF: ("notify",)})
+    every_s: float = field(
+        default=60.0, metadata={_OF: ("heartbeat",), "least": 5.0, "most": 86_400.0}
+    )
+    timeout_s: float = field(
+        default=10.0, metadata={_OF: ("heartbeat",), "least": 1.0, "most": 60.0}
+    )
+    alive: tuple[AliveState, ...] = field(
+        default=("running", "finished"), metadata={_OF: ("heartbeat",)}
+    )
 
     def faults(self) -> list[str]:
         """Return the faults of the sink."""
@@ -125,6 +145,8 @@ class SinkConfig:
         for name in (*self.rules, *self.sources):
             if not is_name(name):
                 faults.append(f"rules, sources: {name!r}: not a name; a name is {NAME_RULE}")
+        if not self.alive:
+            faults.append('alive = []: must name a state, such as "running"')
         for hours in self.quiet:
             if _QUIET.fullmatch(hours) is None:
                 faults.append(f"quiet: {hours!r}: must be HH:MM-HH:MM")
@@ -239,6 +261,11 @@ def read_sinks(table: Mapping[str, Any], faults: list[str]) -> dict[str, SinkCon
     return sinks
 
 
+def episode_sinks(sinks: Mapping[str, SinkConfig]) -> tuple[str, ...]:
+    """Return the names of the sinks that get episodes, and so have a position in the store."""
+    return tuple(name for name, sink in sinks.items() if sink.kind != "heartbeat")
+
+
 def rule_faults(
     sinks: Mapping[str, SinkConfig], stages: Collection[str], rules: Collection[str]
 ) -> list[str]:
@@ -247,7 +274,7 @@ def rule_faults(
     stages  names of all stages
     rules   names of all rules
     """
-    needs_rules = any(not sink.metadata_fps for sink in sinks.values())
+    needs_rules = any(not sinks[name].metadata_fps for name in episode_sinks(sinks))
     if needs_rules and not rules and EVENTS not in stages:
         return ["sinks: there are no rules, so no episode would be sent; add [events.rules.NAME]"]
     if not rules:

@@ -22,6 +22,7 @@ from msgspec import structs
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.events import rules_to_mute
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
+from framegate.pipeline.config.sinks import episode_sinks
 from framegate.pipeline.config.sources import place_of
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
@@ -384,6 +385,6 @@ def make_plan(
         fill=config.workers.fill,
         pictures=config.http.listen not in OFF,
         replicas=config.store.replicas,
-        sinks=tuple(config.sinks),
+        sinks=episode_sinks(config.sinks),
         slot=options.slot,
     )

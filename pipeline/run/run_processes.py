@@ -278,7 +278,7 @@ def _sinks_process(
         log_level=plan.log_level,
         log_format=plan.log_format,
     )
-    sinks = SinksProcess(spec, supervisor.answer_config)
+    sinks = SinksProcess(spec, supervisor.answer_config, supervisor.status)
     supervisor.listen(sinks.take_sources)
     supervisor.follow_config(
         lambda config: sinks.use(config.sinks, _known_rules(config), _profiles(config))

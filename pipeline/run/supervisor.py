@@ -15,6 +15,7 @@ from pathlib import Path
 
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.events import rules_to_mute
+from framegate.pipeline.config.sinks import episode_sinks
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     DataFolderRefused,
@@ -255,7 +256,7 @@ class Supervisor:
         self._workers.tell_filters()
         if self.sources.specs() != before:
             self._tell_sources()
-        self._workers.name_sinks(tuple(config.used.sinks))
+        self._workers.name_sinks(episode_sinks(config.used.sinks))
         for follower in self._followers:
             follower(config.used)
         log.info("configuration: changed")

@@ -16,13 +16,13 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from framegate.pipeline.config.live_changes import AskConfig
-from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.config.sinks import SinkConfig, episode_sinks
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, RequestRefused
 from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
@@ -34,13 +34,20 @@ from framegate.pipeline.contracts.redaction import remember_url
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec
 from framegate.pipeline.engine.child_line import ChildLine, give_spec, start_child
 from framegate.pipeline.engine.control_line import ControlLine
-from framegate.pipeline.engine.control_messages import AnyRequest, SetSources, SharedMemory, Stop
+from framegate.pipeline.engine.control_messages import (
+    AnyRequest,
+    GetStatus,
+    SetSources,
+    SharedMemory,
+    Stop,
+)
 from framegate.pipeline.sinks.delivery import (
     CameraPictures,
     Delivery,
     Receiver,
     ReceiverUnavailable,
 )
+from framegate.pipeline.sinks.heartbeat import Heartbeat, RunHealth
 from framegate.pipeline.sinks.kafka import Kafka
 from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt, Profiles
 from framegate.pipeline.sinks.mqtt_commands import MqttCommands
@@ -52,6 +59,7 @@ from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.process import die_with_parent_of, leave
 from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.recording_sound_sinks import look_at_sinks
+from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +102,7 @@ class SinksSpec(msgspec.Struct, frozen=True):
 
 
 def receiver_of(name: str, spec: SinksSpec, ask: AskConfig | None = None) -> Receiver[Any]:
-    """Return the receiver of a sink. Raises ConfigFaults if its configuration cannot be used.
+    """Return the receiver of a sink that gets episodes. ConfigFaults.
 
     ask  asks the supervisor to change the configuration; None: commands are not carried out
     """
@@ -119,7 +127,8 @@ def check_receiver(name: str, config: SinkConfig) -> str:
     Raises ConfigFaults if the configuration cannot be used, and ReceiverUnavailable if the host
     cannot be reached.
     """
-    receiver_of(name, SinksSpec("check", "check", "", {name: config})).close()
+    if config.kind != "heartbeat":
+        receiver_of(name, SinksSpec("check", "check", "", {name: config})).close()
     if config.kind == "notify":
         return "Apprise knows all services; no connection was tried"
     url = urlsplit(config.place(name))
@@ -139,11 +148,19 @@ class SinksProcess:
     """
 
     def __init__(
-        self, spec: SinksSpec, config: Callable[[ConfigRequest], Awaitable[EditableConfig]]
+        self,
+        spec: SinksSpec,
+        config: Callable[[ConfigRequest], Awaitable[EditableConfig]],
+        status: Callable[[], Awaitable[RunStatus]],
     ) -> None:
-        """config: answers requests about the configuration"""
+        """Keep the parts.
+
+        config  answers requests about the configuration
+        status  returns the state of the run, for heartbeats
+        """
         self._spec = spec
         self._config = config
+        self._status = status
         self._sources: list[SourceSpec] = []
         self._line: ChildLine | None = None
         self._is_finishing = False
@@ -231,7 +248,9 @@ class SinksProcess:
                     process.kill()
                 await process.wait()
 
-    async def _answer(self, request: AnyRequest) -> EditableConfig:
+    async def _answer(self, request: AnyRequest) -> EditableConfig | RunStatus:
+        if isinstance(request, GetStatus):
+            return await self._status()
         if not isinstance(request, GetConfig | ChangeConfig):
             raise RequestRefused(f"the sinks may not ask for {type(request).__name__}")
         return await self._config(request)
@@ -263,53 +282,75 @@ def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=SinksSpec)
     set_up_logging(spec.log_level, "sinks", spec.log_format)
     remember_url(spec.store)
-
-    def ask(request: ConfigRequest) -> EditableConfig:
-        return line.ask(request, EditableConfig, ASK_S)
-
     try:
-        deliveries = [
-            Delivery(name, config, receiver_of(name, spec, ask), spec.store)
-            for name, config in spec.sinks.items()
-        ]
+        sinks = [_sink(name, spec, line) for name in spec.sinks]
     except ConfigFaults as error:  # for example, a secret file was removed during the run
         log.error("%s", error)
         return int(error.exit)
-    serve(line, deliveries)
+    serve(line, sinks)
     _report_waiting(spec, [source.name for source in line.sources or ()])
     return 0
 
 
-def serve(line: ControlLine, deliveries: Sequence[Delivery[Any]]) -> None:
+class RunningSink(Protocol):
+    """The thread of a sink."""
+
+    def start(self) -> None:
+        """Start the thread."""
+
+    def take_sources(self, past: Mapping[str, int]) -> None:
+        """Serve these sources from now on. past: last epoch of each before this run"""
+
+    def finish(self) -> None:
+        """End the thread after what is to be done."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the thread, at most `timeout` seconds."""
+
+
+def _sink(name: str, spec: SinksSpec, line: ControlLine) -> RunningSink:
+    """Return a sink that is to be started. ConfigFaults."""
+    config = spec.sinks[name]
+    if config.kind == "heartbeat":
+        return Heartbeat(name, config, RunHealth(line, spec.store, config.alive))
+
+    def ask(request: ConfigRequest) -> EditableConfig:
+        return line.ask(request, EditableConfig, ASK_S)
+
+    return Delivery(name, config, receiver_of(name, spec, ask), spec.store)
+
+
+def serve(line: ControlLine, sinks: Sequence[RunningSink]) -> None:
     """Start the sinks and forward the supervisor's orders until it stops; then finish."""
-    for delivery in deliveries:
-        delivery.start()
+    for sink in sinks:
+        sink.start()
     forwarded: Mapping[str, int] | None = None
     while True:
         # Read the order first: sources that were sent before a stop are then forwarded before it.
         must_stop = isinstance(line.ordered, Stop)
         past = {source.name: source.past for source in line.sources or ()}
-        for delivery in deliveries:
+        for sink in sinks:
             if past != forwarded:
-                delivery.take_sources(past)
+                sink.take_sources(past)
             if must_stop:
-                delivery.finish()
+                sink.finish()
         forwarded = past
         if must_stop:
             break
         readable([line.wake])
         os.eventfd_read(line.wake)
     ends = time.monotonic() + FINISH_S
-    for delivery in deliveries:
-        delivery.join(max(0.0, ends - time.monotonic()))
+    for sink in sinks:
+        sink.join(max(0.0, ends - time.monotonic()))
 
 
 def _report_waiting(spec: SinksSpec, sources: Sequence[str]) -> None:
     """Log the number of entries that are undelivered at the end of the run."""
+    names = episode_sinks(spec.sinks)
     with contextlib.suppress(FramegateError), store_errors(spec.store):
         with connect(spec.store) as client:
-            views = look_at_sinks(client, list(spec.sinks), sources)
-        for name in spec.sinks:
+            views = look_at_sinks(client, names, sources)
+        for name in names:
             waiting = sum(view.waiting for view in views if view.sink == name)
             if waiting:
                 log.warning(

@@ -104,7 +104,7 @@ class Webhook:
         connection.timeout = self._timeout_s
         if connection.sock is not None:
             connection.sock.settimeout(self._timeout_s)
-        connection.response_class = partial(_TimedResponse, due_mono)  # type: ignore[assignment]  # it is called only
+        connection.response_class = partial(TimedResponse, due_mono)  # type: ignore[assignment]  # it is called only
         connection.request("POST", self._target, body, dict(headers))
         with connection.getresponse() as response:
             response.read(1 << 16)
@@ -163,7 +163,7 @@ class _TimedReads(io.RawIOBase):
         super().close()
 
 
-class _TimedResponse(http.client.HTTPResponse):
+class TimedResponse(http.client.HTTPResponse):
     """A response whose reads raise TimeoutError after a deadline."""
 
     def __init__(self, due_mono: float, sock: socket.socket, *more: Any, **named: Any) -> None:
