@@ -36,6 +36,7 @@ GROUPS: Final[Mapping[str, Mapping[str, ListedCommand]]] = {
         "results": ListedCommand("results", "show the results of a run, also after its end"),
         "recordings": ListedCommand("recordings", "list and export recordings"),
         "events": ListedCommand("events", "list when rules were true (episodes)"),
+        "unseen": ListedCommand("unseen", "list what was not watched, recorded or judged"),
         "visits": ListedCommand("visits", "search tracked objects by words or by example"),
         "changes": ListedCommand("changes", "list when a region of a source changed"),
         "mcp": ListedCommand("mcp", "let an assistant query episodes (Model Context Protocol)"),

@@ -168,6 +168,19 @@ def _first_watched(database: sqlite3.Connection) -> dict[str, float]:
     return dict(database.execute("SELECT source, MIN(first) FROM watched GROUP BY source"))
 
 
+def known_sources(data: Path) -> list[str]:
+    """Return the names of the sources of which a run's folder knows something. DatabaseRefused."""
+    names: set[str] = set()
+    if (data / FILE).is_file():
+        with opened(data / FILE) as database:
+            names |= set(_first_watched(database))
+    if (data / FOLDER).is_dir():
+        with closing(Index(data, makes=False)) as index:
+            names |= {state.source for state in index.recorders.states()}
+            names |= {each.source for each in index.recorded()}
+    return sorted(names)
+
+
 def not_watched(
     watched: Iterable[SeenStretch],
     first: Mapping[str, float],
