@@ -64,6 +64,9 @@ class OneSessionCamera(PlayedCamera):
             with line, suppress(OSError):
                 line.recv(4096)
                 line.sendall(REFUSAL)
+                line.shutdown(socket.SHUT_WR)
+                while line.recv(4096):  # to close with unread bytes would reset the connection
+                    pass
             return
         try:
             super()._serve(line)
