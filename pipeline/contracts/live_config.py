@@ -11,6 +11,9 @@ from typing import Any
 
 import msgspec
 
+ANY = "whole file"
+"""Path of a change from one version of the file to another."""
+
 
 class ConfigChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Another value of a table or key of the configuration.

@@ -31,6 +31,7 @@ from framegate.pipeline.config.toml_edit import value_at, with_value
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.keys import EVENTS, LISTEN, NAME_RULE, is_name
 from framegate.pipeline.contracts.live_config import (
+    ANY,
     ChangeConfig,
     ConfigRequest,
     EditableConfig,
@@ -127,10 +128,7 @@ class RunConfig:
         if isinstance(request, ReloadConfig):
             file = read_config_file(path, check)
         elif isinstance(request, RestoreConfig):
-            digest, version = request.digest, request.version
-            file = change_file(
-                path, digest, lambda now: earlier_text(path, now.digest, version), ["undo"], check
-            )
+            file = _restored_file(path, request, check)
         else:
             file = _changed(path, request, check)
         self.used = file.config
@@ -216,6 +214,19 @@ def _live_events(events: EventsConfig, stages: Sequence[str]) -> tuple[EventsCon
         waiting |= after
     rules = {name: rule for name, rule in events.rules.items() if name not in waiting}
     return replace(events, rules=rules), waits
+
+
+def _restored_file(path: Path, request: RestoreConfig, check: Check) -> ConfigFile:
+    version = request.version
+    paths: Sequence[str] = [ANY]
+    kept = versions(path, request.digest)
+    if kept and not version:
+        paths = kept[0].changes
+
+    def change(now: ConfigFile) -> str:
+        return earlier_text(path, now.digest, version)
+
+    return change_file(path, request.digest, change, paths, check)
 
 
 def _changed(path: Path, request: ChangeConfig, check: Check) -> ConfigFile:

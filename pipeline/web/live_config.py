@@ -7,7 +7,7 @@ writes each change into the file of the configuration, and the run uses it from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from framegate.pipeline.config.live_changes import AskConfig, switch_profile
 from framegate.pipeline.contracts.errors import FramegateError, RequestRefused
 from framegate.pipeline.contracts.live_config import (
+    ANY,
     ChangeConfig,
     ConfigChange,
     ConfigRequest,
@@ -31,7 +32,8 @@ from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.route_table import caller_of
 
 MAX_BYTES: Final = 256 << 10  # of the changes in a request
-_OF_ADMINS: Final = ("sinks", "privacy")  # where pictures are sent, and what they hide
+# Where pictures are sent, and what they hide; ANY can be both.
+_OF_ADMINS: Final = ("sinks", "privacy", ANY)
 
 
 class ConfigEdit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,7 +86,7 @@ def config_routes(ask: AskConfig) -> list[Operation]:
         """
         try:
             edit = await posted(request, ConfigEdit, MAX_BYTES)
-            _check_role(caller_of(request), edit.changes)
+            _check_role(caller_of(request), [each.path for each in edit.changes])
         except Refusal as error:
             return refused(error)
         return await _answered(ask, ChangeConfig(edit.digest, edit.changes))
@@ -97,7 +99,14 @@ def config_routes(ask: AskConfig) -> list[Operation]:
             wish = await posted(request, ConfigUndo, MAX_BYTES)
         except Refusal as error:
             return refused(error)
-        return await _answered(ask, RestoreConfig(wish.digest, wish.version))
+        caller = caller_of(request)
+        restore = RestoreConfig(wish.digest, wish.version)
+
+        def checked(_: ConfigRequest) -> EditableConfig:
+            _check_role(caller, _undone(ask, wish.version))
+            return _asked(ask, restore)
+
+        return await _answered(checked, restore)
 
     async def reload(request: Request) -> Response:
         """Use the configuration file as it is now, after an edit by hand."""
@@ -124,9 +133,19 @@ def config_routes(ask: AskConfig) -> list[Operation]:
     ]
 
 
-def _check_role(caller: Caller, changes: Sequence[ConfigChange]) -> None:
+def _undone(ask: AskConfig, version: str) -> Sequence[str]:
+    """Return the paths that an undo changes; a version may differ in any of them."""
+    if version:
+        return [ANY]
+    history = ask(GetConfig()).history
+    if not history:
+        return []
+    return history[0].changes
+
+
+def _check_role(caller: Caller, paths: Sequence[str]) -> None:
     """Refusal with 403 for changes that need an administrator."""
-    kinds = {each.path.partition(".")[0] for each in changes}
+    kinds = {path.partition(".")[0] for path in paths}
     restricted = sorted(kinds.intersection(_OF_ADMINS))
     if restricted and not caller.may("admin"):
         raise Refusal(403, f"a change of {' and '.join(restricted)} needs the role admin")
@@ -140,7 +159,7 @@ async def _answered(ask: AskConfig, request: ConfigRequest) -> Response:
     return Response(msgspec.json.encode(content), 200, NO_STORE, JSON)
 
 
-def _asked(ask: AskConfig, request: ConfigRequest) -> Any:
+def _asked(ask: AskConfig, request: ConfigRequest) -> EditableConfig:
     """Return the answer. Refusal with 409 if the user saw another text than the file has."""
     try:
         return ask(request)

@@ -273,3 +273,29 @@ def test_a_stream_of_all_sources_stays_within_the_visible_ones(base: str) -> Non
                 break
     assert f'"source":"{SEEN}"' in text
     assert HIDDEN not in text
+
+
+@pytest.mark.parametrize(
+    ("what", "content", "needs"),
+    [
+        ("change", {"changes": [{"path": "sinks.hook", "value": None}]}, "a change of sinks"),
+        ("change", {"changes": [{"path": "privacy.masks.a", "value": []}]}, "a change of privacy"),
+        ("undo", {"version": "00"}, "a change of whole file"),
+        ("change", {"changes": [{"path": "events.view", "value": "new"}]}, ""),
+    ],
+)
+def test_sinks_and_privacy_need_an_administrator(
+    base: str, what: str, content: dict[str, Any], needs: str
+) -> None:
+    for account, is_refused in (("operator", bool(needs)), ("admin", False)):
+        answer = httpx.post(
+            f"{base}/api/v1/config/{what}",
+            json={"digest": "", **content},
+            headers={"Authorization": f"Bearer {token_of(account)}"},
+            timeout=DEADLINE_S,
+        )
+        assert (answer.status_code == 403) == is_refused, answer.text
+        if is_refused:
+            assert f"{needs} needs the role admin" in answer.json()["error"]
+        else:
+            assert answer.status_code == 409, "only the digest is wrong"
