@@ -124,6 +124,38 @@ SOAK = (
     ("memory, maximum", "slopes.memory_mb.most", "MB"),
     ("append-only file of the store, maximum", "slopes.log_mb.most", "MB"),
 )
+FLEET = (
+    ("process of a slot killed: time to the first result, median", "failures.0.p50_s", "s"),
+    ("... worst", "failures.0.worst_s", "s"),
+    ("host killed: time to the first result, median", "failures.1.p50_s", "s"),
+    ("... worst", "failures.1.worst_s", "s"),
+    ("link of a host cut: time to the first result, median", "failures.2.p50_s", "s"),
+    ("... worst", "failures.2.worst_s", "s"),
+    ("planned move: time to the first result, median", "failures.3.p50_s", "s"),
+    ("... worst", "failures.3.worst_s", "s"),
+    ("... frames lost, median, of a camera with 10 frames/s", "failures.3.frames_lost", ""),
+    ("sources of a lost slot that move", "moves.own", ""),
+    ("sources of other slots that move", "moves.others", ""),
+    ("`framegate fleet apply` with 10,000 sources", "apply_s", "s"),
+    ("memory of the keeper per host", "idle_mb", "MB"),
+    ("CPU of the keeper per host", "idle_cpu", "cores"),
+    ("hops of one primary", "hops_per_s", "per second"),
+    ("primaries for 10,000 cameras with 10 frames/s", "primaries", ""),
+)
+FLEET_WEEK = (
+    ("planned move: time without results, 99 %", "causes.planned move.p99_s", "s"),
+    ("process killed: time without results, 99 %", "causes.process killed.p99_s", "s"),
+    ("... worst", "causes.process killed.worst_s", "s"),
+    ("link of a host cut: time without results, 99 %", "causes.link cut.p99_s", "s"),
+    ("... worst", "causes.link cut.worst_s", "s"),
+    ("power of a host lost: time without results, 99 %", "causes.host lost.p99_s", "s"),
+    ("... worst", "causes.host lost.worst_s", "s"),
+    ("sources that plans move", "moves_a_day", "a day"),
+    ("slots that the engine moves", "slot_moves_a_day", "a day"),
+    ("sources without a slot while a slot had room", "never.unplaced", ""),
+    ("generations with two owners", "never.owners", ""),
+    ("simulations", "conditions.seeds", ""),
+)
 ROWS: dict[str, tuple[Row, ...]] = {
     "drift": DRIFT,
     "soak": SOAK,
@@ -134,4 +166,6 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "swaps": SWAPS,
     "recording": RECORDING,
     "sound": SOUND,
+    "fleet": FLEET,
+    "fleet_week": FLEET_WEEK,
 }
