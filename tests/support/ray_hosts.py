@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 from benchmarks.fleet.hosts import Host, Hosts, hosts
 from benchmarks.harness.process_tree import tree
@@ -37,7 +36,7 @@ class RayFleet(Fleet):
     """
 
     def __init__(self, folder: Path, server: OwnServer, made: Hosts) -> None:
-        super().__init__(folder, SimpleNamespace(url=server.url("redis")), "")
+        super().__init__(folder, server.url("redis"), "")
         self.kind = made.kind
         self.server = server
         self.hosts: Mapping[str, Host] = {host.name: host for host in made.hosts}
