@@ -283,6 +283,7 @@ def _of_onvif(discovered: DiscoveredCamera, user: str, password: str, taken: set
     camera = Camera(name, with_login(discovered.main, user, password))
     if discovered.small:
         camera.small = with_login(discovered.small, user, password)
+    camera.events = discovered.events
     return camera
 
 

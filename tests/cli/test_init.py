@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import os
 import pty
+import re
 import select
 import signal
 import stat
@@ -366,6 +367,7 @@ def test_a_camera_of_the_network_is_found_by_onvif(
     text = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
     assert '\nurl_env = "FRONT_DOOR_URL"' in text
     assert '\nlook_at_env = "FRONT_DOOR_SMALL_URL"' in text
+    assert re.search(r'\nevents = "http://10\.77\.0\.1:\d+/onvif/device_service"', text)
     assert '\n# [record]\n# sources = ["front_door"]\n' in text
 
 

@@ -31,6 +31,12 @@ ADDRESS = "10.77.0.1"
 GROUP, PORT = "239.255.255.250", 3702
 MAX_OFF_S = 60.0  # between the stamp of a request and the clock of the camera
 SOAP = "http://www.w3.org/2003/05/soap-envelope"
+TOPICS = (
+    '<tns1:RuleEngine><CellMotionDetector><Motion wstop:topic="true"/><People wstop:topic="true"/>'
+    '</CellMotionDetector><LineDetector><Crossed wstop:topic="true"/></LineDetector>'
+    '</tns1:RuleEngine><tns1:Device><HardwareFailure><StorageFailure wstop:topic="true"/>'
+    "</HardwareFailure></tns1:Device>"
+)
 PROFILES = {"one": ("main.mkv", 1600, 1200), "two": ("sub.mkv", 640, 360)}
 
 
@@ -127,13 +133,21 @@ class Service(BaseHTTPRequestHandler):
     def said(self, asked: str, text: str) -> str:
         here = f"http://{self.address}:{self.server.server_address[1]}/onvif/device_service"
         if asked == "GetServices":
-            spaces = ("device", "media")
+            spaces = ("device", "media", "events")
             each = "".join(
                 f"<tds:Service><tds:Namespace>http://www.onvif.org/ver10/{name}/wsdl"
                 f"</tds:Namespace><tds:XAddr>{here}</tds:XAddr></tds:Service>"
                 for name in spaces
             )
             return f"<tds:GetServicesResponse>{each}</tds:GetServicesResponse>"
+        if asked == "GetEventProperties":
+            return (
+                "<tev:GetEventPropertiesResponse "
+                'xmlns:tev="http://www.onvif.org/ver10/events/wsdl" '
+                'xmlns:wstop="http://docs.oasis-open.org/wsn/t-1" '
+                f'xmlns:tns1="http://www.onvif.org/ver10/topics"><wstop:TopicSet>{TOPICS}'
+                "</wstop:TopicSet></tev:GetEventPropertiesResponse>"
+            )
         if asked == "GetProfiles":
             each = "".join(
                 f'<trt:Profiles token="{token}"><tt:Name>{token}</tt:Name>'

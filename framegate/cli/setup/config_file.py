@@ -32,6 +32,7 @@ class Camera:
     fault     why it did not answer
     small, small_probe  URL of a smaller stream that the network will look at, "" if there is none,
               and its answer
+    events    URL of its ONVIF service, whose events are followed; "" for none
     records   whether to record the large stream
     max_fps   limit of its frames per second, if the machine cannot process all; 0: no limit
     detector  chosen by the size of its picture and the spare CPU time
@@ -45,6 +46,7 @@ class Camera:
     fault: SourceFault | None = None
     small: str = ""
     small_probe: Any = None
+    events: str = ""
     records: bool = False
     max_fps: float = 0.0
     detector: str = DEFAULT
@@ -186,6 +188,10 @@ def _lines(camera: Camera, secrets: Secrets) -> list[str]:
         if camera.small_probe is not None:
             lines.append(f"# {described(camera.small_probe)}")
         lines.append(secrets.key(f"{camera.name}_small", camera.small, "look_at"))
+    if camera.events:
+        lines.append(
+            f"events = {json.dumps(camera.events)}  # results get the events of the camera"
+        )
     return lines
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from framegate.cli.setup.probes import LARGE_PIXELS
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.stages.decode.camera_events import EventsUnavailable, Login, topics_of
 
 LISTEN_S = 3.0  # wait for answers to a probe, per network
 ANSWER_S = 5.0  # time-out of a request to a camera
@@ -44,6 +45,7 @@ class DiscoveredCamera:
     small   URL of the largest stream of the same lens that is no larger than the network needs; ""
             if there is none
     fault   why the streams are unknown, for a user
+    events  URL of its ONVIF service, if it offers events that count; "" if not
     """
 
     host: str
@@ -51,6 +53,7 @@ class DiscoveredCamera:
     main: str = ""
     small: str = ""
     fault: str = ""
+    events: str = ""
 
     def described(self) -> str:
         """Describe the camera in one line."""
@@ -82,7 +85,21 @@ def find_cameras(user: str, password: str) -> Iterator[DiscoveredCamera]:
         if host not in seen:
             seen.add(host)
             name = unquote(device.name or device.hardware) or host
-            yield _query(device.device_service, host, name, user, password)
+            camera = _query(device.device_service, host, name, user, password)
+            yield _with_events(camera, Login(device.device_service, user, password))
+
+
+def _with_events(camera: DiscoveredCamera, login: Login) -> DiscoveredCamera:
+    """Return a camera with its events, if it offers any that count."""
+    if camera.fault:
+        return camera
+    try:
+        topics = topics_of(login)
+    except EventsUnavailable:
+        return camera
+    if not any(topics.values()):
+        return camera
+    return replace(camera, events=login.service)
 
 
 def _query(service: str, host: str, name: str, user: str, password: str) -> DiscoveredCamera:

@@ -14,19 +14,12 @@ _SPACES = (
     'xmlns:tev="http://www.onvif.org/ver10/events/wsdl" '
     'xmlns:wsa="http://www.w3.org/2005/08/addressing" '
     'xmlns:wsnt="http://docs.oasis-open.org/wsn/b-2" '
-    'xmlns:wstop="http://docs.oasis-open.org/wsn/t-1" '
     'xmlns:tns1="http://www.onvif.org/ver10/topics"'
 )
 _UNKNOWN = (
     '<s:Fault xmlns:rw="http://docs.oasis-open.org/wsrf/rw-2"><s:Code><s:Value>s:Sender</s:Value>'
     "<s:Subcode><s:Value>rw:ResourceUnknownFault</s:Value></s:Subcode></s:Code><s:Reason><s:Text>"
     "no such subscription</s:Text></s:Reason></s:Fault>"
-)
-_TOPICS = (
-    '<tns1:RuleEngine><CellMotionDetector><Motion wstop:topic="true"/><People wstop:topic="true"/>'
-    '</CellMotionDetector><LineDetector><Crossed wstop:topic="true"/></LineDetector>'
-    '</tns1:RuleEngine><tns1:Device><HardwareFailure><StorageFailure wstop:topic="true"/>'
-    "</HardwareFailure></tns1:Device>"
 )
 _TIMES = (
     "<{0}:CurrentTime>2026-01-01T00:00:00Z</{0}:CurrentTime>"
@@ -177,11 +170,6 @@ class _Answers(Service):
             )
         if not self.is_known(text):
             return super().said(asked, text)
-        if asked == "GetEventProperties":
-            return (
-                f"<tev:GetEventPropertiesResponse {_SPACES}><wstop:TopicSet>{_TOPICS}"
-                "</wstop:TopicSet></tev:GetEventPropertiesResponse>"
-            )
         if asked == "CreatePullPointSubscription":
             number = self.server.subscribe()
             return (
