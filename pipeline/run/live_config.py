@@ -29,7 +29,7 @@ from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.config.toml_edit import value_at, with_value
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.contracts.keys import EVENTS, LISTEN, NAME_RULE, is_name
+from framegate.pipeline.contracts.keys import COLLECT, EVENTS, LISTEN, NAME_RULE, is_name
 from framegate.pipeline.contracts.live_config import (
     ANY,
     ChangeConfig,
@@ -184,6 +184,9 @@ class RunConfig:
             for name in _FIXED
             if getattr(config, name) != getattr(self._started, name)
         ]
+        masks = gate_masks(config.stages)
+        if COLLECT in self._stages and masks != gate_masks(self._started.stages):
+            waits.append("[gate.masks]: kept footage has them from the next start on (--resume)")
         if config.privacy.blur_faces != self._started.privacy.blur_faces:
             waits.append("[privacy] blur_faces is used from the next start on (--resume)")
         if _without_masks(config) != _without_masks(self._started):

@@ -24,7 +24,8 @@ sources = false
 blur_faces = false
 """
 DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
-STAGES = {"decode", "detect", "escalate", "windows", "cache", "visits"}
+# `events` is there without rules, so that the first one needs no restart.
+STAGES = {"decode", "detect", "escalate", "windows", "cache", "visits", "events"}
 FRAMES = 60
 
 
