@@ -154,8 +154,8 @@ locks: install
 		pyproject.toml -o locks/extras.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes pyproject.toml locks/build.in \
 		-o locks/base.txt
-	$(LOCK) --constraint locks/dev.txt --generate-hashes --extra kafka --extra mqtt --extra notify \
-		pyproject.toml locks/build.in -o locks/image.txt
+	$(LOCK) --constraint locks/dev.txt --generate-hashes --extra kafka --extra login --extra mqtt \
+		--extra notify pyproject.toml locks/build.in -o locks/image.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes --group docs -o locks/docs.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes --group release locks/build.in \
 		-o locks/release.txt

@@ -64,6 +64,7 @@ GROUPS: Final[Mapping[str, Mapping[str, ListedCommand]]] = {
     "more": {
         "fleet": ListedCommand("fleet", "spread sources over slots on several hosts"),
         "worker": ListedCommand("worker", "run the heavier model for runs on this or other hosts"),
+        "account": ListedCommand("account", "add accounts of the live page: role, sources"),
         "fsck": ListedCommand("fsck", "check a data folder, and repair what can be rebuilt"),
     },
 }

@@ -38,7 +38,7 @@ from framegate.pipeline.contracts.source import (
 )
 from framegate.pipeline.contracts.spec import LogFormat
 from framegate.pipeline.system.loading import make_importable
-from framegate.pipeline.system.ports import HTTP_DEFAULT, http_fault, origin_fault
+from framegate.pipeline.system.ports import HTTP_DEFAULT, http_fault, network_fault, origin_fault
 
 PACKAGED = "pipeline.toml"
 
@@ -107,6 +107,11 @@ class HttpConfig:
                 Framegate writes to http.token in the data folder. off: no token is needed
     accounts_file  file of accounts, which framegate account writes: each has a role and a list of
                 sources. Each request then needs the token of an account, or the token of the run
+    proxies     addresses or networks of proxies that log users in, such as 127.0.0.1 or 10.0.0.0/8.
+                Their headers are believed; those of all others are ignored
+    proxy_user  header in which these proxies name the user
+    proxy_groups  header in which these proxies name the user's groups, with commas or | between;
+                an account with one of the groups is the user's
     origins     origins of other web pages that may send requests, each as https://HOST. "*": every
                 origin
     """
@@ -114,6 +119,9 @@ class HttpConfig:
     listen: str | None = None
     token_file: str | None = None
     accounts_file: str | None = None
+    proxies: tuple[str, ...] = ()
+    proxy_user: str = "X-Forwarded-User"
+    proxy_groups: str = "X-Forwarded-Groups"
     origins: tuple[str, ...] = ()
 
     def faults(self) -> list[str]:
@@ -133,6 +141,12 @@ class HttpConfig:
             )
         if accounts is not None and file == "off":
             faults.append('token_file = "off": with accounts_file, each request needs a token')
+        if self.proxies and accounts is None:
+            faults.append("proxies: they need accounts_file, which gives roles to groups of users")
+        for address in self.proxies:
+            fault = network_fault(address)
+            if fault is not None:
+                faults.append(f"proxies: {address!r}: {fault}")
         for origin in self.origins:
             fault = origin_fault(origin)
             if fault is not None:

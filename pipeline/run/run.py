@@ -75,7 +75,15 @@ from framegate.pipeline.system.machine import take_open_files
 from framegate.pipeline.system.outputs import save_faults
 from framegate.pipeline.system.ports import HTTP_DEFAULT, OFF
 from framegate.pipeline.web.accounts import read_accounts
-from framegate.pipeline.web.port import AccessToken, address, bound, find_token, is_loopback
+from framegate.pipeline.web.port import (
+    TOKEN_ENV,
+    AccessToken,
+    address,
+    bound,
+    find_token,
+    is_loopback,
+)
+from framegate.pipeline.web.sessions import check_packages
 
 T = TypeVar("T")
 
@@ -171,9 +179,15 @@ def _token(
     is_reachable = listening is not None and not is_loopback(listening)
     has_accounts = config.http.accounts_file is not None
     if config.http.accounts_file is not None:
-        read_accounts(Path(config.http.accounts_file))  # its faults end the start
+        accounts = read_accounts(Path(config.http.accounts_file))
+        if any(account.password for account in accounts.values()):
+            check_packages()
     needs_token = is_reachable or has_accounts
     token = find_token(config.http.token_file, os.environ, folder.path, make=needs_token)
+    if has_accounts and token is None:
+        raise ConfigFaults(
+            [f"{TOKEN_ENV}=off: with [http] accounts_file, each request needs a token"]
+        )
     if listening is not None and is_reachable:
         port = listening.getsockname()[1]
         demand = "asks for no token"

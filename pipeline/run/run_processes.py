@@ -218,9 +218,12 @@ def _secret(setup: RunSetup) -> str:
 def _http_port(
     setup: RunSetup, plan: Plan, supervisor: Supervisor, listening: socket.socket
 ) -> HttpPort:
-    digest = ""
+    http = setup.config.http
+    digest, session_key = "", ""
     if setup.token is not None:
         digest = setup.token.digest
+    if setup.token is not None and http.accounts_file is not None:
+        session_key = setup.token.session_key()
     spec = WebSpec(
         plan.store,
         plan.folder,
@@ -233,8 +236,12 @@ def _http_port(
         tuple(setup.config.privacy.masks),
         setup.config.record.free_bytes,
         config=_config_file(setup.config.origin),
-        accounts=setup.config.http.accounts_file or "",
         slot=plan.slot,
+        accounts=http.accounts_file or "",
+        session_key=session_key,
+        proxies=http.proxies,
+        proxy_user=http.proxy_user,
+        proxy_groups=http.proxy_groups,
     )
     port = HttpPort(
         listening,

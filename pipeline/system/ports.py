@@ -133,6 +133,15 @@ def _end_when_gone(caller: socket.socket) -> None:
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def network_fault(text: str) -> str | None:
+    """Return the fault of an address or a network of addresses; None if it is valid."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        return f"{error}; allowed: 127.0.0.1, 10.0.0.0/8, fd00::/8"
+    return None
+
+
 def own_address(other: str | None) -> str:
     """Return the address of this host that packets to another host carry.
 

@@ -6,21 +6,39 @@ import base64
 import binascii
 import contextlib
 import hmac
+import ipaddress
+import re
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import cookie_parser
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framegate.pipeline.web.accounts import OWNER, AccountFile, Caller, caller_with_token, digest_of
+from framegate.pipeline.web.accounts import (
+    CALLER,
+    OWNER,
+    ROLES,
+    Account,
+    AccountFile,
+    Caller,
+    caller_of_account,
+    caller_with_token,
+    digest_of,
+)
+from framegate.pipeline.web.forward import FORWARDED
+from framegate.pipeline.web.limits import Refusal, check_origin, refused
 from framegate.pipeline.web.port import is_loopback
-from framegate.pipeline.web.route_table import CALLER
+from framegate.pipeline.web.sessions import CLIENT, IS_SECURE, Sessions
 
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
+LOGIN: Final = ("/login", "/api/v1/login")  # need no caller
 OPEN: Final = ("/healthz", "/readyz")  # need no token: orchestrators ask, and no picture is shown
 
 
@@ -30,17 +48,21 @@ def guarded(
     token_sha256: str,
     origins: Sequence[str],
     accounts: AccountFile | None = None,
+    sessions: Sessions | None = None,
+    proxies: TrustedProxies | None = None,
 ) -> ASGIApp:
     """Return the application behind the checks of credentials, origin and host name.
 
     token_sha256  SHA-256 of the token of the run; empty: there is none
     origins       origins of other hosts' pages that may send requests
     accounts      None: there are none. Without accounts and a token, any caller is the owner
+    sessions      the logins of browsers; None: there is no login page
+    proxies       None: there are none
 
     On a loopback address only requests to this host's own names pass. Otherwise any web page could
     read the pictures through its reader's browser, under a name that resolves to 127.0.0.1.
     """
-    app = _FrontDoor(app, token_sha256, accounts)
+    app = _FrontDoor(app, token_sha256, accounts, sessions, proxies or TrustedProxies())
     if origins:
         app = CORSMiddleware(
             app,
@@ -55,25 +77,60 @@ def guarded(
 
 
 class _FrontDoor:
-    """Middleware that finds the caller of a request, and answers 401 if it is unknown."""
+    """Middleware that finds the caller of a request, and refuses it if the caller is unknown."""
 
-    def __init__(self, app: ASGIApp, token_sha256: str, accounts: AccountFile | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token_sha256: str,
+        accounts: AccountFile | None,
+        sessions: Sessions | None,
+        proxies: TrustedProxies,
+    ) -> None:
         self._app = app
         self._token_sha256 = token_sha256
         self._accounts = accounts
+        self._sessions = sessions
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN:
-            caller = self._caller(Headers(scope=scope))
-            if caller is None:
-                await _REFUSAL(scope, receive, send)
+            headers = Headers(scope=scope)
+            # In place: the connection looks at this scope.
+            scope[CLIENT], scope[IS_SECURE] = self._proxies.client_of(scope, headers)
+            try:
+                caller = self._caller(scope, headers)
+            except Refusal as error:
+                await refused(error)(scope, receive, send)
                 return
-            scope[CALLER] = caller  # in place: the connection looks at this scope
+            if caller is not None:
+                scope[CALLER] = caller
+            elif scope["path"] not in LOGIN:
+                await self._refusal(scope, headers)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
-    def _caller(self, headers: Mapping[str, str]) -> Caller | None:
+    def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
+        """Return the caller of a request; None if it is unknown. Refusal."""
         if not self._token_sha256 and self._accounts is None:
             return OWNER
+        caller = self._caller_with_token(headers)
+        if caller is not None or self._accounts is None:
+            return caller
+        if self._sessions is not None:
+            caller = self._sessions.caller(
+                cookie_parser(headers.get("cookie", "")).get(self._sessions.cookie, "")
+            )
+        if caller is None:
+            caller = self._proxies.caller_of(scope, headers, self._accounts.accounts())
+        # A browser sends a cookie also with the requests of other servers' pages. These cannot set
+        # the header of a request that another host of a fleet checked and forwarded.
+        is_change = scope["method"] not in ("GET", "HEAD") and FORWARDED not in headers
+        if caller is not None and is_change:
+            check_origin(headers.get("origin", ""), headers)
+        return caller
+
+    def _caller_with_token(self, headers: Headers) -> Caller | None:
         digest = digest_of(_token_of(headers))
         if self._token_sha256 and hmac.compare_digest(digest, self._token_sha256):
             return OWNER
@@ -81,12 +138,83 @@ class _FrontDoor:
             return None
         return caller_with_token(self._accounts.accounts(), digest)
 
+    def _refusal(self, scope: Scope, headers: Headers) -> Response:
+        """Return the response to an unknown caller: of a browser, the way to the login page."""
+        if self._sessions is None:
+            return _REFUSAL
+        if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+            path = scope["path"].lstrip("/")
+            login = "../" * path.count("/") + f"login?next={quote(path)}"
+            return RedirectResponse(login, 303, {"Cache-Control": "no-store"})
+        return _LOGIN_FIRST
+
 
 _REFUSAL: Final = PlainTextResponse(
     "a token is needed: Authorization: Bearer TOKEN, or TOKEN as the password of any user\n",
     401,
     {"WWW-Authenticate": 'Basic realm="framegate", charset="UTF-8"', "Cache-Control": "no-store"},
 )
+_LOGIN_FIRST: Final = PlainTextResponse(
+    "log in at /login, or send a token: Authorization: Bearer TOKEN\n",
+    401,
+    {"WWW-Authenticate": 'Bearer realm="framegate"', "Cache-Control": "no-store"},
+)
+
+
+@dataclass(frozen=True)
+class TrustedProxies:
+    """The proxies that log users in and name them in headers.
+
+    networks  addresses of the proxies; their headers are believed, those of others are ignored
+    user      header with the name of the user
+    groups    header with the user's groups, with commas or | between
+    """
+
+    networks: tuple[str, ...] = ()
+    user: str = "X-Forwarded-User"
+    groups: str = "X-Forwarded-Groups"
+
+    def _is_trusted(self, scope: Scope) -> bool:
+        peer = (scope.get("client") or ("",))[0]
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in ipaddress.ip_network(each) for each in self.networks)
+
+    def client_of(self, scope: Scope, headers: Headers) -> tuple[str, bool]:
+        """Return the address of the browser, and whether its connection is encrypted."""
+        peer = (scope.get("client") or ("",))[0]
+        is_secure = scope.get("scheme") == "https"
+        if self.networks and self._is_trusted(scope):
+            # The last address is the one that the proxy saw; the client can write those before it.
+            peer = headers.get("x-forwarded-for", peer).rpartition(",")[2].strip()
+            is_secure = headers.get("x-forwarded-proto", "") == "https"
+        return peer, is_secure
+
+    def caller_of(
+        self, scope: Scope, headers: Headers, accounts: Mapping[str, Account]
+    ) -> Caller | None:
+        """Return the caller that a proxy names; None if it names none. Refusal.
+
+        Of the accounts with one of the user's groups, the one with the highest role counts, and
+        of equal ones the first in the file.
+        """
+        if not self.networks or not self._is_trusted(scope) or not headers.get(self.user):
+            return None
+        groups = {each.strip() for each in re.split(r"[,|]", headers.get(self.groups, ""))}
+        matching = [
+            caller_of_account(name, account)
+            for name, account in accounts.items()
+            if groups.intersection(account.groups)
+        ]
+        if not matching:
+            raise Refusal(
+                403,
+                f"the user {headers[self.user][:64]!r} has no group with an account; give one of "
+                f"the groups in {self.groups} to an account: groups = [...]",
+            )
+        return max(matching, key=lambda caller: ROLES.index(caller.role))
 
 
 def _token_of(headers: Mapping[str, str]) -> bytes:

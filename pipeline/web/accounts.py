@@ -76,6 +76,9 @@ class Caller:
         return [source for source in sources if self.sees(source)]
 
 
+CALLER: Final = "framegate.caller"
+"""Key of the caller in the scope of a request."""
+
 OWNER: Final = Caller("", "admin")
 """The caller with the token of the run, or any caller of a run that needs none."""
 
@@ -110,8 +113,16 @@ def read_accounts(path: Path) -> dict[str, Account]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigFaults([f"{path}: more than {MAX_BYTES} bytes"])
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return accounts_in(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFaults([f"{path}: {error}"]) from None
+
+
+def accounts_in(text: str, path: Path) -> dict[str, Account]:
+    """Return the accounts of a text. path: of the file, for messages. ConfigFaults."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigFaults([f"{path}: {error}"]) from None
     accounts = {}
     faults = []

@@ -168,6 +168,7 @@ class BoundedServer(uvicorn.Server):
                 app,
                 http=HttpConnection,
                 ws="none",
+                proxy_headers=False,  # access.py decides which proxies are believed
                 log_config=None,
                 log_level="warning",
                 access_log=False,

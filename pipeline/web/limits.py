@@ -135,6 +135,12 @@ def time_in(query: QueryParams, name: str) -> float | None:
         raise Refusal(400, f"{name} {error}") from None
 
 
+def check_origin(origin: str, headers: Mapping[str, str]) -> None:
+    """Raise Refusal if a request is from a page of another server. origin: its header"""
+    if urlsplit(origin).netloc != headers.get("host"):
+        raise Refusal(403, f"the origin {origin[:80]!r} is not this server")
+
+
 async def posted(
     request: Request, kind: type[T], max_bytes: int, body_s: float = LIMITS.body_s
 ) -> T:
@@ -144,8 +150,8 @@ async def posted(
     origin refuses that, and the check of the type refuses forms, which need no permission to send.
     """
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Refusal(403, f"the origin {origin[:80]!r} is not this server")
+    if origin is not None:
+        check_origin(origin, request.headers)
     if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
         raise Refusal(415, f"the body must be JSON, with Content-Type: {JSON}")
     body = b""

@@ -10,12 +10,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from html import escape
 from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+
+from framegate.pipeline.web.accounts import CALLER
 
 _HERE: Final = Path(__file__).parent
 _SHARED: Final = re.compile(
@@ -26,8 +29,11 @@ _SHARED: Final = re.compile(
 def page(path: str, file: str, summary: str) -> Route:
     """Return a route that serves a page. summary: docstring of the route, for the documents."""
 
-    def serve(request: Request) -> Response:  # noqa: ARG001
+    def serve(request: Request) -> Response:
         html = html_of(file)
+        caller = request.scope.get(CALLER)
+        if caller is not None and caller.name:  # a run with accounts
+            html = html.replace("</nav>", f'<a href="login">{escape(caller.name)}</a></nav>', 1)
         headers = {"Cache-Control": "no-store", "Content-Security-Policy": _policy(html)}
         return HTMLResponse(html, headers=headers)
 

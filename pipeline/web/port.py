@@ -20,7 +20,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import scrypt, sha256
 from pathlib import Path
 from typing import Final
 
@@ -85,6 +85,10 @@ class WebSpec(msgspec.Struct, frozen=True):
     config        path of the configuration file; empty: the run has none
     accounts      path of the file of accounts; empty: the run has none
     slot          slot of a fleet that the run is; empty: it is none
+    session_key   key of the signatures of sessions
+    proxies       addresses of the proxies that log users in
+    proxy_user    header in which these name the user
+    proxy_groups  header in which these name the user's groups
     idle_s        seconds without a request after which the process ends
     """
 
@@ -101,6 +105,10 @@ class WebSpec(msgspec.Struct, frozen=True):
     config: str = ""
     accounts: str = ""
     slot: str = ""
+    session_key: str = ""
+    proxies: tuple[str, ...] = ()
+    proxy_user: str = ""
+    proxy_groups: str = ""
     idle_s: float = 75.0  # above a minute: a scrape each minute does not start a process each time
 
 
@@ -294,6 +302,13 @@ class AccessToken:
     def digest(self) -> str:
         """Return the SHA-256 of the token. The HTTP process gets only this."""
         return sha256(self.secret.encode()).hexdigest()
+
+    def session_key(self) -> str:
+        """Return the key that signs sessions: a slow function of the token, as users choose some.
+
+        A new token ends all sessions.
+        """
+        return scrypt(self.secret.encode(), salt=b"framegate sessions", n=1 << 14, r=8, p=1).hex()
 
 
 def find_token(

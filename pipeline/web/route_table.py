@@ -15,11 +15,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framegate.pipeline.web.accounts import Caller, Role
+from framegate.pipeline.web.accounts import CALLER, Caller, Role
 from framegate.pipeline.web.limits import Refusal, refused
-
-CALLER: Final = "framegate.caller"
-"""Key of the caller in the scope of a request."""
 
 SourceFilter = Literal["open", "nothing", "path", "episode", "query", "endpoint", "whole"]
 """How a route shows a caller only the sources that it may see.
@@ -58,6 +55,11 @@ ROUTES: Final[Mapping[str, RouteRow]] = {
     "GET /visits": _PAGE,
     "GET /disagreements": _PAGE,
     "GET /api/v1/openapi.json": _PAGE,
+    # Accounts.
+    "GET /login": _OPEN,
+    "POST /api/v1/login": _OPEN,
+    "POST /api/v1/logout": _PAGE,
+    "GET /api/v1/account": _PAGE,
     # Pictures and results.
     "GET /snapshot/{source}.jpg": RouteRow("viewer", "path"),
     "GET /stream/{source}.mjpg": RouteRow("viewer", "path"),

@@ -38,7 +38,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.contracts.drops import drops_of
-from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
+from framegate.pipeline.contracts.errors import (
+    ConfigFaults,
+    FramegateError,
+    NoReply,
+    StoreBusy,
+    StoreLost,
+)
 from framegate.pipeline.contracts.live_config import ConfigRequest, EditableConfig
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.redaction import redacted, shown
@@ -53,7 +59,7 @@ from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.recording_sound_sinks import Beside, look_beside
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.source_view import Sample, View, Viewer, view
-from framegate.pipeline.web.access import guarded
+from framegate.pipeline.web.access import TrustedProxies, guarded
 from framegate.pipeline.web.accounts import AccountFile
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit
@@ -67,6 +73,7 @@ from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
 from framegate.pipeline.web.live_config import config_routes
 from framegate.pipeline.web.openapi import SOURCES, Operation
+from framegate.pipeline.web.login import login_routes
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
 from framegate.pipeline.web.recordings import OtherHosts, recording_routes
@@ -74,6 +81,7 @@ from framegate.pipeline.web.route_table import caller_of, with_doors
 from framegate.pipeline.web.rules import rule_routes
 from framegate.pipeline.web.thumbnails import Thumbnails, thumbnail_routes
 from framegate.pipeline.web.unseen import unseen_routes
+from framegate.pipeline.web.sessions import Sessions
 from framegate.pipeline.web.visits import visit_routes
 
 # -- The server of the HTTP process.
@@ -401,7 +409,11 @@ def as_json(view: View, source: SourceStatus, beside: Beside, served: ServedBy) 
 
 
 def make_app(
-    line: ControlLine, spec: WebSpec, leaving: asyncio.Event, limits: WebLimits
+    line: ControlLine,
+    spec: WebSpec,
+    leaving: asyncio.Event,
+    limits: WebLimits,
+    sessions: Sessions | None = None,
 ) -> Starlette:
     """Return the application with all routes.
 
@@ -416,6 +428,7 @@ def make_app(
     streams = AtOnce(limits.streams, "streams")
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving, streams)
     all_routes += filter_routes(Path(spec.folder), spec.store, run.ask_filters)
+    all_routes += login_routes(sessions)
     all_routes += fleet_routes(spec.store)
     all_routes += rule_routes(spec.store, run.names, limits)
     recorded: RecordedPictures | None = None
@@ -451,6 +464,18 @@ def make_app(
     )
 
 
+def accounts_of(spec: WebSpec) -> tuple[AccountFile | None, Sessions | None]:
+    """Return the accounts, and the sessions of browsers; None without accounts or packages."""
+    if not spec.accounts:
+        return None, None
+    accounts = AccountFile(Path(spec.accounts))
+    try:
+        return accounts, Sessions(spec.session_key, spec.token_sha256, accounts)
+    except ConfigFaults as faults:
+        log.warning("there is no login page: %s", "; ".join(faults.faults))
+        return accounts, None
+
+
 def _write_clip(*arguments: Any) -> None:
     load_builtin("write_clip")(*arguments)  # at the first clip: it imports the decoder's libraries
 
@@ -477,11 +502,17 @@ def main() -> int:
     set_up_logging(spec.log_level, "http", spec.log_format)
     leaving = asyncio.Event()
     limits = WebLimits.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    limited = RequestLimit(make_app(line, spec, leaving, limits), limits.requests)
-    accounts = None
-    if spec.accounts:
-        accounts = AccountFile(Path(spec.accounts))
-    app = guarded(limited, listening, spec.token_sha256, spec.origins, accounts)
+    accounts, sessions = accounts_of(spec)
+    limited = RequestLimit(make_app(line, spec, leaving, limits, sessions), limits.requests)
+    app = guarded(
+        limited,
+        listening,
+        spec.token_sha256,
+        spec.origins,
+        accounts,
+        sessions,
+        TrustedProxies(spec.proxies, spec.proxy_user, spec.proxy_groups),
+    )
     asyncio.run(QuietServer(app, spec.idle_s, leaving, limits).serve([listening]))
     return 0
 

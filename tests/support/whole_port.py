@@ -30,6 +30,7 @@ from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.web.limits import LIMITS
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.server import make_app
+from framegate.pipeline.web.sessions import Sessions
 from tests.support.live_config import AnsweringConfig
 from tests.support.recorded import record, write_both
 from tests.support.run_filters import RunFilters
@@ -69,7 +70,9 @@ def fill(store: EmbeddedStore, folder: Path) -> None:
 
 
 @contextmanager
-def whole_port(store: EmbeddedStore, folder: Path) -> Iterator[Starlette]:
+def whole_port(
+    store: EmbeddedStore, folder: Path, sessions: Sessions | None = None
+) -> Iterator[Starlette]:
     """The application with all routes. Its supervisor knows two sources."""
     filters = RunFilters(*SOURCES, specks=ObjectFilter(sources=SOURCES, min_height=0.05))
     filters.configured["attic_only"] = ObjectFilter(sources=("attic",), min_height=0.05)
@@ -97,7 +100,7 @@ def whole_port(store: EmbeddedStore, folder: Path) -> Iterator[Starlette]:
     supervisor.start()
     spec = WebSpec(store.url, str(folder), BUILTINS["pictures"], "WARNING", "text")
     try:
-        yield make_app(ControlLine(theirs), spec, asyncio.Event(), LIMITS)
+        yield make_app(ControlLine(theirs), spec, asyncio.Event(), LIMITS, sessions)
     finally:
         theirs.shutdown(socket.SHUT_RDWR)
         supervisor.join(DEADLINE_S)

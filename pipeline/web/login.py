@@ -1,0 +1,120 @@
+"""The login page, and the routes by which a browser logs in and out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from framegate.pipeline.web.accounts import Role
+from framegate.pipeline.web.limits import JSON, NO_STORE, AtOnce, Refusal, posted, refused
+from framegate.pipeline.web.openapi import Operation
+from framegate.pipeline.web.pages import page
+from framegate.pipeline.web.route_table import caller_of
+from framegate.pipeline.web.sessions import (
+    CLIENT,
+    IS_SECURE,
+    LoginRefused,
+    Sessions,
+    session_cookie,
+)
+
+MAX_BYTES: Final = 8 << 10  # of a login
+MAX_LOGINS: Final = 8  # at once
+BODY_S: Final = 5.0  # that a client may take to send its login
+
+
+class LoginSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The login of a user.
+
+    name      name of the account; admin: also the token of the run
+    password  password of the account, or its token
+    """
+
+    name: str
+    password: str
+
+
+class LogoutSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The wish to log out."""
+
+
+class OwnAccount(msgspec.Struct, frozen=True):
+    """The account of the caller.
+
+    name     its name; empty: the token of the run, or a run that needs none
+    role     its role
+    sources  names of the sources that it may see; null: all
+    """
+
+    name: str
+    role: Role
+    sources: list[str] | None
+
+
+def login_routes(sessions: Sessions | None) -> list[Route]:
+    """Return the routes. sessions: None if the run has no accounts"""
+    logins = AtOnce(MAX_LOGINS, "logins")
+    turn = asyncio.Lock()  # a hash takes 64 MiB and a core
+
+    async def account(request: Request) -> Response:
+        """The account of the caller: name, role and sources."""
+        caller = caller_of(request)
+        sources = None
+        if caller.sources is not None:
+            sources = sorted(caller.sources)
+        own = OwnAccount(caller.name, caller.role, sources)
+        return Response(msgspec.json.encode(own), 200, NO_STORE, JSON)
+
+    async def login(request: Request) -> Response:
+        """Log in with the password or the token of an account; sets a cookie for 12 hours."""
+        try:
+            with logins.taken():  # also while the body is read: this route needs no token
+                said = await posted(request, LoginSaid, MAX_BYTES, BODY_S)
+                async with turn:
+                    address = request.scope.get(CLIENT, "")
+                    value = await run_in_threadpool(_login, sessions, said, address)
+        except Refusal as error:
+            return refused(error)
+        return _with_cookie(request, sessions, value)
+
+    async def logout(request: Request) -> Response:
+        """Log out: removes the cookie."""
+        try:
+            await posted(request, LogoutSaid, MAX_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return _with_cookie(request, sessions, "")
+
+    return [
+        Operation("/api/v1/account", account, gives=OwnAccount),
+        Operation("/api/v1/login", login, gives=LogoutSaid, body=LoginSaid),
+        Operation("/api/v1/logout", logout, gives=LogoutSaid, body=LogoutSaid),
+        page("/login", "login.html", "The page to log in and out."),
+    ]
+
+
+def _login(sessions: Sessions | None, said: LoginSaid, address: str) -> str:
+    """Return the value of the cookie. Refusal."""
+    if sessions is None:
+        raise Refusal(404, "this run has no accounts; [http] accounts_file names their file")
+    try:
+        return sessions.login(said.name, said.password, address)
+    except LoginRefused as error:
+        status = 403
+        if error.wait_s:
+            status = 429
+        raise Refusal(status, str(error)) from None
+
+
+def _with_cookie(request: Request, sessions: Sessions | None, value: str) -> Response:
+    headers = dict(NO_STORE)
+    if sessions is not None:
+        is_secure = bool(request.scope.get(IS_SECURE, False))
+        headers["Set-Cookie"] = session_cookie(sessions, value, is_secure)
+    return Response(b"{}", 200, headers, JSON)

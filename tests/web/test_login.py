@@ -1,0 +1,265 @@
+"""Browsers log in by a page or by a trusted proxy, and `framegate account` writes the accounts."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.system.ports import listening_at
+from framegate.pipeline.web.access import TrustedProxies, guarded
+from framegate.pipeline.web.accounts import AccountFile, digest_of, read_accounts
+from framegate.pipeline.web.login import login_routes
+from framegate.pipeline.web.pages import page
+from framegate.pipeline.web.route_table import with_doors
+from framegate.pipeline.web.sessions import MAX_FAILURES, WINDOW_S, Failures, Sessions
+from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.commands import framegate
+from tests.support.runs import DEADLINE_S
+from tests.support.web_server import serving_app
+from tests.support.whole_port import fill, whole_port
+
+PASSWORD = "a long password"
+RUN_TOKEN = "the-token-of-the-run"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two accounts with passwords, one with a token, and one for groups of a proxy."""
+    folder = tmp_path_factory.mktemp("accounts")
+    (folder / "password").write_text(f"{PASSWORD}\n", encoding="utf-8")
+    for words in (
+        ("guard", "--role", "reviewer", "--password-file", "password"),
+        ("porter", "--sources", "door", "--password-file", "password"),
+        ("shift", "--role", "operator", "--groups", "cctv,night"),
+        ("visitor", "--groups", "cctv,staff"),
+    ):
+        made = framegate(folder, "account", "add", *words)
+        assert made.code == 0, made.err
+    return folder / "accounts.toml"
+
+
+@contextmanager
+def served(file: Path, proxies: TrustedProxies | None = None) -> Iterator[httpx.Client]:
+    """A port with these accounts and the pages that they log in to."""
+    accounts = AccountFile(file)
+    sessions = Sessions("a key", digest_of(RUN_TOKEN.encode()), accounts)
+    app = Starlette(routes=with_doors([*login_routes(sessions), page("/", "page.html", "")]))
+    listening = listening_at("127.0.0.1", 0)
+    door = guarded(app, listening, digest_of(RUN_TOKEN.encode()), (), accounts, sessions, proxies)
+    with (
+        serving_app(door, listening) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def client(file: Path) -> Iterator[httpx.Client]:
+    with served(file) as made:
+        yield made
+
+
+def login(client: httpx.Client, name: str, password: str) -> httpx.Response:
+    return client.post("/api/v1/login", json={"name": name, "password": password})
+
+
+def test_a_browser_is_sent_to_the_login_page_and_a_program_is_not(client: httpx.Client) -> None:
+    sent = client.get("/?a=1", headers={"Accept": "text/html,*/*"})
+    assert (sent.status_code, sent.headers["location"]) == (303, "login?next=")
+    deep = client.get("/snapshot/door.jpg", headers={"Accept": "text/html"})
+    assert deep.headers["location"] == "../login?next=snapshot/door.jpg"
+    refused = client.get("/api/v1/account")
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"].startswith("Bearer"), "no dialog of the browser"
+
+
+def test_a_session_is_its_account_until_it_ends(client: httpx.Client) -> None:
+    entered = login(client, "porter", PASSWORD)
+    assert entered.status_code == 200
+    cookie = entered.headers["set-cookie"]
+    assert re.fullmatch(
+        r"framegate_[0-9a-f]{8}=[\w.-]+; Path=/; Max-Age=43200; HttpOnly; SameSite=Lax", cookie
+    )
+    own = client.get("/api/v1/account").json()
+    assert own == {"name": "porter", "role": "viewer", "sources": ["door"]}
+    assert ">porter</a></nav>" in client.get("/").text
+    same = {"Origin": str(client.base_url).rstrip("/")}
+    for origin in ({}, {"Origin": "https://other.example"}, {"Origin": "null"}):
+        refused = client.post("/api/v1/logout", json={}, headers=origin)
+        assert refused.status_code == 403, "a page of another server sends the cookie too"
+    left = client.post("/api/v1/logout", json={}, headers=same)
+    assert "Max-Age=0" in left.headers["set-cookie"]
+    assert client.get("/api/v1/account").status_code == 401
+
+
+def test_a_changed_cookie_is_refused(client: httpx.Client) -> None:
+    login(client, "porter", PASSWORD)
+    [(name, value)] = client.cookies.items()
+    client.cookies.clear()
+    for changed in (value[:-1], value[1:], value + "x", "", "a.b.c", "x" * 4000):
+        answer = client.get("/api/v1/account", headers={"Cookie": f"{name}={changed}"})
+        assert answer.status_code == 401, changed
+    good = client.get("/api/v1/account", headers={"Cookie": f"{name}={value}"})
+    assert good.status_code == 200
+
+
+def test_the_token_of_the_run_logs_in_as_admin(client: httpx.Client) -> None:
+    assert login(client, "guard", RUN_TOKEN).status_code == 403
+    assert login(client, "admin", RUN_TOKEN).status_code == 200
+    assert client.get("/api/v1/account").json()["role"] == "admin"
+
+
+def test_failed_logins_are_slowed_down(client: httpx.Client) -> None:
+    for name in ("guard", "nobody", "shift", "guard", "admin"):
+        wrong = login(client, name, "a wrong password")
+        assert (wrong.status_code, wrong.json()["error"]) == (
+            403, "the name or the password is wrong",
+        )  # fmt: skip
+    slowed = login(client, "guard", PASSWORD)
+    assert slowed.status_code == 429
+    assert "try again in" in slowed.json()["error"]
+
+
+def test_failures_count_by_address_and_in_all() -> None:
+    failures = Failures()
+    for second in range(MAX_FAILURES):
+        failures.add("2001:db8::1", float(second))
+    assert failures.wait_s("2001:db8::ffff", 5.0) == WINDOW_S - 5.0, "of the same /64"
+    assert failures.wait_s("2001:db8:0:1::1", 5.0) == 0.0
+    assert failures.wait_s("2001:db8::1", WINDOW_S + 0.5) == 0.0
+    for n in range(30):
+        failures.add(f"192.0.2.{n}", 10.0)
+    assert failures.wait_s("203.0.113.9", 20.0) == WINDOW_S - 10.0
+
+
+def test_a_new_password_and_a_removed_account_end_sessions(tmp_path: Path, file: Path) -> None:
+    own = tmp_path / "accounts.toml"
+    text = file.read_text(encoding="utf-8")
+    own.write_text(text, encoding="utf-8")
+    with served(own) as client:
+        login(client, "guard", PASSWORD)
+        assert client.get("/api/v1/account").status_code == 200
+        own.write_text("[guard]\nrole = ", encoding="utf-8")
+        assert client.get("/api/v1/account").status_code == 200, "a faulty file changes nothing"
+        assert framegate(tmp_path, "account", "list").code == 2
+        own.write_text(text, encoding="utf-8")
+        assert framegate(tmp_path, "account", "remove", "guard").code == 0
+        assert client.get("/api/v1/account").status_code == 401
+
+
+def test_a_trusted_proxy_names_the_user_and_others_do_not(file: Path) -> None:
+    asked = {"X-Forwarded-User": "anna", "X-Forwarded-Groups": "staff, night"}
+    with served(file) as client:
+        assert client.get("/api/v1/account", headers=asked).status_code == 401
+    with served(file, TrustedProxies(("10.0.0.0/8",))) as client:
+        assert client.get("/api/v1/account", headers=asked).status_code == 401
+    with served(file, TrustedProxies(("127.0.0.1",))) as client:
+        assert client.get("/api/v1/account", headers=asked).json()["name"] == "shift"
+        only = client.get("/api/v1/account", headers={**asked, "X-Forwarded-Groups": "staff|x"})
+        assert only.json()["role"] == "viewer"
+        none = client.get("/api/v1/account", headers={**asked, "X-Forwarded-Groups": "sales"})
+        assert none.status_code == 403
+        assert "the user 'anna' has no group with an account" in none.json()["error"]
+        assert client.get("/api/v1/account").status_code == 401
+        foreign = {**asked, "Origin": "https://other.example"}
+        assert client.post("/api/v1/logout", json={}, headers=foreign).status_code == 403
+        secure = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7, 192.0.2.9"}
+        entered = client.post(
+            "/api/v1/login", json={"name": "guard", "password": PASSWORD}, headers=secure
+        )
+        assert entered.headers["set-cookie"].endswith("; Secure")
+
+
+# -- The command.
+
+
+def test_an_account_is_added_listed_and_removed(tmp_path: Path) -> None:
+    added = framegate(tmp_path, "account", "add", "wall", "--sources", "door,yard")
+    token = added.out.strip()
+    assert len(token) >= 40
+    assert 'accounts_file = "accounts.toml"' in added.err
+    written = tmp_path / "accounts.toml"
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert token not in written.read_text(encoding="utf-8")
+    assert read_accounts(written)["wall"].token == digest_of(token.encode())
+    again = framegate(tmp_path, "account", "add", "wall")
+    assert again.code == 2
+    assert "framegate account remove wall" in again.err
+    listed = framegate(tmp_path, "account", "list").out
+    assert listed.split() == ["wall", "viewer", "token", "door,", "yard"]
+    typo = framegate(tmp_path, "account", "remove", "wal")
+    assert "did you mean wall?" in typo.err
+    with_comment = "# the wall in the hall\n" + written.read_text(encoding="utf-8")
+    written.write_text(with_comment + '\n[other]\nrole = "admin"\n', encoding="utf-8")
+    assert framegate(tmp_path, "account", "remove", "wall").code == 0
+    assert written.read_text(encoding="utf-8").split() == (
+        ["#", "the", "wall", "in", "the", "hall", "[other]", "role", "=", '"admin"']
+    )
+
+
+def test_a_faulty_account_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
+    for words, reason in (
+        (("add", "A wall"), "a name is"),
+        (("add", "wall", "--role", "boss"), "'boss' is unknown; allowed are viewer"),
+        (("add", "wall", "--sources", "The Door"), "is not a name"),
+        (("add", "wall", "--sources", ","), "name a source, or leave"),
+        (("add", "wall", "--password"), "no terminal to ask for the password"),
+        (("list",), "No such file"),
+    ):
+        refused = framegate(tmp_path, "account", *words)
+        assert refused.code == 2, words
+        assert reason in refused.err
+    file = tmp_path / "accounts.toml"
+    for text, reason in (
+        ('[wall]\nrole = "viwer"', "did you mean viewer?"),
+        ('[wall]\nrole = "viewer"\ntoken = "the-token"', "64 hexadecimal digits"),
+        ('[wall]\nrole = "viewer"\npassword = "secret"', "Argon2id hash"),
+        ('[wall]\nrole = "viewer"\nsource = ["door"]', "its keys: role, sources"),
+        ("wall = 3", "[wall]"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        refused = framegate(tmp_path, "account", "list")
+        assert refused.code == 2
+        assert reason in refused.err
+        assert "the-token" not in refused.err
+
+
+@needs_chromium
+def test_a_person_logs_in_and_out_on_the_page(
+    file: Path, store: EmbeddedStore, tmp_path: Path
+) -> None:
+    fill(store, tmp_path)
+    accounts = AccountFile(file)
+    sessions = Sessions("a key", digest_of(RUN_TOKEN.encode()), accounts)
+    listening = listening_at("127.0.0.1", 0)
+    with whole_port(store, tmp_path, sessions) as app:
+        door = guarded(app, listening, digest_of(RUN_TOKEN.encode()), (), accounts, sessions)
+        with serving_app(door, listening) as port, chromium() as browser:
+            visit = Visit(browser, f"http://127.0.0.1:{port}/review")
+            page = visit.page
+            visit.until("!document.querySelector('#out').hidden")
+            page.fill("#name", "porter")
+            page.fill("#password", "a wrong password")
+            page.click("#enter")
+            visit.until("document.querySelector('#fault').textContent.includes('wrong')")
+            page.fill("#password", PASSWORD)
+            with page.expect_navigation():
+                page.keyboard.press("Enter")
+            visit.until("document.querySelector('nav').textContent.includes('porter')")
+            seen = "document.body.innerText + document.querySelector('#tools').textContent"
+            visit.until(f"({seen}).includes('door')")
+            assert not visit.look(f"({seen}).includes('attic')")
+            page.click("nav a[href=login]")
+            visit.until("document.querySelector('#sources')?.textContent === 'door'")
+            page.click("#leave")
+            visit.until("!document.querySelector('#out').hidden")
+            page.goto(f"http://127.0.0.1:{port}/")
+            assert "/login" in page.url
