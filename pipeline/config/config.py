@@ -97,7 +97,7 @@ class WorkersConfig:
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """`[http]`: the port of the live page, metrics and health. It has no TLS: use it in a
+    """`[http]`: the port of the live page, metrics and health. Without TLS, use it in a
     trusted network or behind a proxy.
 
     listen      HOST:PORT, or off. Default: 127.0.0.1:8686, or a free port from 8687 on if that port
@@ -107,6 +107,11 @@ class HttpConfig:
                 Framegate writes to http.token in the data folder. off: no token is needed
     accounts_file  file of accounts, which framegate account writes: each has a role and a list of
                 sources. Each request then needs the token of an account, or the token of the run
+    tls_certificate  file with the certificate and its chain, PEM. Other hosts must then use https;
+                programs of this host may use http too. A changed file is used from the next
+                connection on
+    tls_key     file with the key of the certificate, PEM. Default: it is in the file of the
+                certificate
     proxies     addresses or networks of proxies that log users in, such as 127.0.0.1 or 10.0.0.0/8.
                 Their headers are believed; those of all others are ignored
     proxy_user  header in which these proxies name the user
@@ -119,6 +124,8 @@ class HttpConfig:
     listen: str | None = None
     token_file: str | None = None
     accounts_file: str | None = None
+    tls_certificate: str | None = None
+    tls_key: str | None = None
     proxies: tuple[str, ...] = ()
     proxy_user: str = "X-Forwarded-User"
     proxy_groups: str = "X-Forwarded-Groups"
@@ -141,6 +148,8 @@ class HttpConfig:
             )
         if accounts is not None and file == "off":
             faults.append('token_file = "off": with accounts_file, each request needs a token')
+        if self.tls_key is not None and self.tls_certificate is None:
+            faults.append("tls_key: it needs tls_certificate")
         if self.proxies and accounts is None:
             faults.append("proxies: they need accounts_file, which gives roles to groups of users")
         for address in self.proxies:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from msgspec import structs
 
-from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.config import Config, HttpConfig
 from framegate.pipeline.config.events import rules_to_mute
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.config.sinks import episode_sinks
@@ -84,6 +84,7 @@ from framegate.pipeline.web.port import (
     is_loopback,
 )
 from framegate.pipeline.web.sessions import check_packages
+from framegate.pipeline.web.tls import PortCertificate
 
 T = TypeVar("T")
 
@@ -175,13 +176,12 @@ def _forget_unseen(folder: RunFolder) -> None:
 def _token(
     config: Config, folder: RunFolder, listening: socket.socket | None
 ) -> AccessToken | None:
-    """Return the access token of the HTTP port. Log a warning if other hosts can reach the port."""
+    """Return the access token of the HTTP port. Log a warning if other hosts can reach the port.
+
+    ConfigFaults, also of the files of accounts and of the certificate.
+    """
     is_reachable = listening is not None and not is_loopback(listening)
-    has_accounts = config.http.accounts_file is not None
-    if config.http.accounts_file is not None:
-        accounts = read_accounts(Path(config.http.accounts_file))
-        if any(account.password for account in accounts.values()):
-            check_packages()
+    has_accounts = _check_http_files(config.http)
     needs_token = is_reachable or has_accounts
     token = find_token(config.http.token_file, os.environ, folder.path, make=needs_token)
     if has_accounts and token is None:
@@ -195,13 +195,28 @@ def _token(
             demand = f"asks for the token in {token.place}"
         if has_accounts:
             demand += " or of an account"
-        log.warning(
-            "http: port %d %s and is not encrypted: use it in a network that you trust, or behind "
-            "a proxy with TLS",
-            port,
-            demand,
-        )
+        if config.http.tls_certificate is not None:
+            log.info("http: port %d %s, by https from other hosts", port, demand)
+        else:
+            log.warning(
+                "http: port %d %s and is not encrypted: use it in a network that you trust, or "
+                "set [http] tls_certificate",
+                port,
+                demand,
+            )
     return token
+
+
+def _check_http_files(http: HttpConfig) -> bool:
+    """Check the files of accounts and of the certificate. Return whether there are accounts."""
+    if http.tls_certificate is not None:
+        PortCertificate(http.tls_certificate, http.tls_key)
+    if http.accounts_file is None:
+        return False
+    accounts = read_accounts(Path(http.accounts_file))
+    if any(account.password for account in accounts.values()):
+        check_packages()
+    return True
 
 
 def _asked_sources(config: Config, options: RunOptions) -> list[RunSource]:

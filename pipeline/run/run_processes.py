@@ -239,6 +239,8 @@ def _http_port(
         slot=plan.slot,
         accounts=http.accounts_file or "",
         session_key=session_key,
+        certificate=http.tls_certificate or "",
+        certificate_key=http.tls_key or "",
         proxies=http.proxies,
         proxy_user=http.proxy_user,
         proxy_groups=http.proxy_groups,

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import socket
+import ssl
 import struct
 import time
 from typing import Any, Final
@@ -24,6 +25,9 @@ from framegate.pipeline.system.ports import admit_all
 from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.access import OPEN
 from framegate.pipeline.web.limits import Refusal, WebLimits, refused
+from framegate.pipeline.web.tls import PortCertificate, wants_tls
+
+log = logging.getLogger(__name__)
 
 LEAVE_S: Final = 1  # for requests under way when the server ends
 LOOK_S: Final = 1.0  # between two checks for connections that take too long
@@ -88,12 +92,15 @@ class HttpConnection(H11Protocol):
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # No buffer: writing pauses unless the kernel took all data.
-        transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
-        self.is_ended = False
         self._idle_mono = time.monotonic()
         self._full_mono = math.inf
+        # No buffer: writing pauses unless the kernel took all data.
+        high = 0
+        if transport.get_extra_info("sslcontext") is not None:
+            high = 1  # of 0, even an empty buffer is too full for the TLS of asyncio
+        transport.set_write_buffer_limits(high=high, low=0)
+        self.is_ended = False
 
     def on_response_complete(self) -> None:
         self._idle_mono = time.monotonic()
@@ -160,8 +167,14 @@ class BoundedServer(uvicorn.Server):
     name = "the HTTP port"
     pace_s = 0.00025  # pause for each new connection to a full port
 
-    def __init__(self, app: ASGIApp, limits: WebLimits, **settings: Any) -> None:
-        """settings: of uvicorn."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: WebLimits,
+        certificate: PortCertificate | None = None,
+        **settings: Any,
+    ) -> None:
+        """certificate: None: without TLS. settings: of uvicorn."""
         logging.getLogger("uvicorn.error").addFilter(_OwnFaults())
         super().__init__(
             uvicorn.Config(
@@ -180,6 +193,8 @@ class BoundedServer(uvicorn.Server):
         )
         self._limits = limits
         self._beside: list[asyncio.Task[None]] = []
+        self._certificate = certificate
+        self._greetings: list[asyncio.Task[None]] = []  # TLS handshakes, the oldest first
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept connections at the first socket."""
@@ -193,7 +208,7 @@ class BoundedServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, and end the requests under way."""
-        await cancelled(*self._beside)
+        await cancelled(*self._beside, *self._greetings)
         await super().shutdown(sockets)
 
     async def _end_overdue(self) -> None:
@@ -211,21 +226,58 @@ class BoundedServer(uvicorn.Server):
     @property
     def is_full(self) -> bool:
         """Return whether all places are taken."""
-        return len(self.server_state.connections) >= self._limits.connections
+        taken = len(self.server_state.connections) + len(self._greetings)
+        return taken >= self._limits.connections
 
     def make_room(self) -> bool:
-        """Close the connection that is idle longest. Return False if none is idle."""
+        """Close the connection that is idle longest, else the oldest without a handshake.
+
+        Return False if there is none.
+        """
         idle = [caller for caller in self._callers() if not caller.is_ended]
         longest = min(idle, key=lambda caller: caller.idle_mono, default=None)
-        if longest is None or longest.idle_mono == math.inf:
-            return False
-        longest.end()
-        return True
+        if longest is not None and longest.idle_mono != math.inf:
+            longest.end()
+            return True
+        if self._greetings:
+            self._greetings.pop(0).cancel()
+            return True
+        return False
 
     async def admit(self, caller: socket.socket) -> None:
-        """Serve HTTP to a connection."""
+        """Serve HTTP to a connection, after the handshake of TLS if there is a certificate."""
+        if self._certificate is None:
+            await self._serve_connection(caller, None)
+            return
+        # Its own task: a client that sends nothing must not delay the next one.
+        greeting = asyncio.create_task(self._greet(caller, self._certificate))
+        self._greetings.append(greeting)
+        greeting.add_done_callback(self._end_greeting)
+
+    def _end_greeting(self, greeting: asyncio.Task[None]) -> None:
+        if greeting in self._greetings:
+            self._greetings.remove(greeting)
+
+    async def _greet(self, caller: socket.socket, certificate: PortCertificate) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, caller)
+            async with asyncio.timeout(self._limits.ask_s):
+                context = None
+                if await wants_tls(caller):
+                    context = certificate.context()
+                await self._serve_connection(caller, context)
+        except (OSError, ssl.SSLError, TimeoutError) as error:  # of the client
+            log.debug("%s: a connection without a handshake: %s", self.name, error)
+            caller.close()
+        except asyncio.CancelledError:
+            caller.close()
+            raise
+
+    async def _serve_connection(
+        self, caller: socket.socket, context: ssl.SSLContext | None
+    ) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(self._protocol, caller, ssl=context)
         except BaseException:
             caller.close()
             raise

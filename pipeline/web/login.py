@@ -19,7 +19,7 @@ from framegate.pipeline.web.route_table import caller_of
 from framegate.pipeline.web.sessions import (
     CLIENT,
     IS_SECURE,
-    LoginRefused,
+    LoginFailed,
     Sessions,
     session_cookie,
 )
@@ -105,7 +105,7 @@ def _login(sessions: Sessions | None, said: LoginSaid, address: str) -> str:
         raise Refusal(404, "this run has no accounts; [http] accounts_file names their file")
     try:
         return sessions.login(said.name, said.password, address)
-    except LoginRefused as error:
+    except LoginFailed as error:
         status = 403
         if error.wait_s:
             status = 429

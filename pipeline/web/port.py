@@ -86,6 +86,8 @@ class WebSpec(msgspec.Struct, frozen=True):
     accounts      path of the file of accounts; empty: the run has none
     slot          slot of a fleet that the run is; empty: it is none
     session_key   key of the signatures of sessions
+    certificate   file of the certificate; empty: no TLS
+    certificate_key  file of its key; empty: the same file
     proxies       addresses of the proxies that log users in
     proxy_user    header in which these name the user
     proxy_groups  header in which these name the user's groups
@@ -106,6 +108,8 @@ class WebSpec(msgspec.Struct, frozen=True):
     accounts: str = ""
     slot: str = ""
     session_key: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
     proxies: tuple[str, ...] = ()
     proxy_user: str = ""
     proxy_groups: str = ""

@@ -82,6 +82,7 @@ from framegate.pipeline.web.rules import rule_routes
 from framegate.pipeline.web.thumbnails import Thumbnails, thumbnail_routes
 from framegate.pipeline.web.unseen import unseen_routes
 from framegate.pipeline.web.sessions import Sessions
+from framegate.pipeline.web.tls import PortCertificate
 from framegate.pipeline.web.visits import visit_routes
 
 # -- The server of the HTTP process.
@@ -121,12 +122,13 @@ class QuietServer(BoundedServer):
         idle_s: float,
         leaving: asyncio.Event | None = None,
         limits: WebLimits = LIMITS,
+        certificate: PortCertificate | None = None,
     ) -> None:
         """leaving: set when the server is to end, so that endless responses can end too."""
         self._requests = IdleCount(app)
         self._idle_s = idle_s
         self._leaving = leaving or asyncio.Event()
-        super().__init__(self._requests, limits, timeout_graceful_shutdown=LEAVE_S)
+        super().__init__(self._requests, limits, certificate, timeout_graceful_shutdown=LEAVE_S)
 
     async def main_loop(self) -> None:
         """Wait for SIGTERM, or until no request was open for `idle_s`."""
@@ -513,7 +515,14 @@ def main() -> int:
         sessions,
         TrustedProxies(spec.proxies, spec.proxy_user, spec.proxy_groups),
     )
-    asyncio.run(QuietServer(app, spec.idle_s, leaving, limits).serve([listening]))
+    certificate = None
+    try:
+        if spec.certificate:
+            certificate = PortCertificate(spec.certificate, spec.certificate_key or None)
+    except ConfigFaults as faults:
+        log.error("%s", "; ".join(faults.faults))  # never without TLS instead
+        return 1
+    asyncio.run(QuietServer(app, spec.idle_s, leaving, limits, certificate).serve([listening]))
     return 0
 
 

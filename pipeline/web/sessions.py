@@ -68,7 +68,7 @@ def _hasher() -> Any:
     return argon2.PasswordHasher()  # of RFC 9106: 64 MiB, three passes
 
 
-class LoginRefused(Exception):
+class LoginFailed(Exception):
     """A login that failed. wait_s: seconds after which another can be tried; 0: at once"""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
@@ -92,24 +92,24 @@ class Sessions:
         self.cookie = f"framegate_{sha256(key.encode()).hexdigest()[:8]}"
 
     def login(self, name: str, secret: str, address: str) -> str:
-        """Return the value of the cookie for the password or token of an account. LoginRefused.
+        """Return the value of the cookie for the password or token of an account. LoginFailed.
 
         address  of the client
         """
         wait_s = self._failures.wait_s(address, time.monotonic())
         if wait_s > 0:
-            raise LoginRefused(f"too many logins failed; try again in {wait_s:.0f} s", wait_s)
+            raise LoginFailed(f"too many logins failed; try again in {wait_s:.0f} s", wait_s)
         bound_to = self._verified(name, secret[: MAX_PASSWORD + 1])
         if bound_to is None:
             self._failures.add(address, time.monotonic())
-            raise LoginRefused("the name or the password is wrong")
+            raise LoginFailed("the name or the password is wrong")
         value: str = self._signer.dumps([name, _mark_of(bound_to)])
         return value
 
     def _verified(self, name: str, secret: str) -> str | None:
         """Return the stored form of a secret that is right, or None.
 
-        A password is compared also for an unknown name, so that the time tells no name.
+        A password is compared also for an unknown name, so that the time does not show which names exist.
         """
         digest = digest_of(secret.encode())
         account = self._accounts.accounts().get(name, Account("viewer"))

@@ -51,6 +51,7 @@ from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.run_status import RunStatus, StageTimes
 from framegate.pipeline.web import picture_routes, server
 from framegate.pipeline.web.api import api_routes
+from framegate.pipeline.web.route_table import ROUTES
 from tests.repo import default_file
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -204,6 +205,14 @@ def http() -> str:
     return table(("path", "what it gives"), rows)
 
 
+def route_rows() -> str:
+    """All paths with their roles."""
+    rows = []
+    for key, row in ROUTES.items():
+        rows.append((f"`{key.replace('{source}', 'NAME')}`", row.role, row.filter))
+    return table(("path", "role", "sources"), rows)
+
+
 def metrics() -> str:
     """All metrics, with their labels."""
     families = sorted(_scrape().collect(), key=lambda family: str(family.name))
@@ -308,6 +317,7 @@ PARTS: Final = {
     "settings": settings,
     "results": results,
     "http": http,
+    "routes": route_rows,
     "metrics": metrics,
     "commands": commands,
 }

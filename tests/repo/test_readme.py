@@ -22,6 +22,7 @@ from framegate.pipeline.config.config import read_config
 from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.fleet.fleet_file import read_fleet
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.web.accounts import accounts_in
 from tests.support.commands import framegate, user_folder
 from tests.support.footage import steady, write_scene
 from tests.support.published import Publisher
@@ -133,8 +134,14 @@ def test_configuration_is_accepted(
             the_block("python", "class People", name), encoding="utf-8"
         )
         monkeypatch.syspath_prepend(tmp_path)
+    if "accounts_file" in block:
+        (tmp_path / "accounts.toml").touch()
+        monkeypatch.chdir(tmp_path)
     if "[slots." in block:
         read_fleet(block, name)
+        return
+    if "[guard]" in block:
+        accounts_in(block, Path(name))
         return
     read_config(name, block)
 
