@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -11,10 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.pipeline.web.accounts import Role
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.web.accounts import AccountFile, Role
 from framegate.pipeline.web.limits import JSON, NO_STORE, AtOnce, Refusal, posted, refused
 from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages import page
+from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.route_table import caller_of
 from framegate.pipeline.web.sessions import (
     CLIENT,
@@ -23,6 +27,8 @@ from framegate.pipeline.web.sessions import (
     Sessions,
     session_cookie,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 8 << 10  # of a login
 MAX_LOGINS: Final = 8  # at once
@@ -55,6 +61,18 @@ class OwnAccount(msgspec.Struct, frozen=True):
     name: str
     role: Role
     sources: list[str] | None
+
+
+def accounts_of(spec: WebSpec) -> tuple[AccountFile | None, Sessions | None]:
+    """Return the accounts, and the sessions of browsers; None without accounts or packages."""
+    if not spec.accounts:
+        return None, None
+    accounts = AccountFile(Path(spec.accounts))
+    try:
+        return accounts, Sessions(spec.session_key, spec.token_sha256, accounts)
+    except ConfigFaults as faults:
+        log.warning("there is no login page: %s", "; ".join(faults.faults))
+        return accounts, None
 
 
 def login_routes(sessions: Sessions | None) -> list[Route]:

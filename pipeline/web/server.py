@@ -60,7 +60,6 @@ from framegate.pipeline.telemetry.recording_sound_sinks import Beside, look_besi
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.source_view import Sample, View, Viewer, view
 from framegate.pipeline.web.access import TrustedProxies, guarded
-from framegate.pipeline.web.accounts import AccountFile
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit
 from framegate.pipeline.web.disagreements import disagreement_routes
@@ -72,17 +71,17 @@ from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.like_rules import like_routes
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
 from framegate.pipeline.web.live_config import config_routes
+from framegate.pipeline.web.login import accounts_of, login_routes
 from framegate.pipeline.web.openapi import SOURCES, Operation
-from framegate.pipeline.web.login import login_routes
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
 from framegate.pipeline.web.recordings import OtherHosts, recording_routes
 from framegate.pipeline.web.route_table import caller_of, with_doors
 from framegate.pipeline.web.rules import rule_routes
-from framegate.pipeline.web.thumbnails import Thumbnails, thumbnail_routes
-from framegate.pipeline.web.unseen import unseen_routes
 from framegate.pipeline.web.sessions import Sessions
+from framegate.pipeline.web.thumbnails import Thumbnails, thumbnail_routes
 from framegate.pipeline.web.tls import PortCertificate
+from framegate.pipeline.web.unseen import unseen_routes
 from framegate.pipeline.web.visits import visit_routes
 
 # -- The server of the HTTP process.
@@ -464,18 +463,6 @@ def make_app(
     return Starlette(
         routes=with_doors(all_routes), exception_handlers={FramegateError: _unavailable}
     )
-
-
-def accounts_of(spec: WebSpec) -> tuple[AccountFile | None, Sessions | None]:
-    """Return the accounts, and the sessions of browsers; None without accounts or packages."""
-    if not spec.accounts:
-        return None, None
-    accounts = AccountFile(Path(spec.accounts))
-    try:
-        return accounts, Sessions(spec.session_key, spec.token_sha256, accounts)
-    except ConfigFaults as faults:
-        log.warning("there is no login page: %s", "; ".join(faults.faults))
-        return accounts, None
 
 
 def _write_clip(*arguments: Any) -> None:

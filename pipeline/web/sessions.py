@@ -109,7 +109,7 @@ class Sessions:
     def _verified(self, name: str, secret: str) -> str | None:
         """Return the stored form of a secret that is right, or None.
 
-        A password is compared also for an unknown name, so that the time does not show which names exist.
+        A password is compared for an unknown name too: the time does not show which names exist.
         """
         digest = digest_of(secret.encode())
         account = self._accounts.accounts().get(name, Account("viewer"))
