@@ -37,8 +37,7 @@ def register(commands: Any) -> None:
         "file, whose comments stay, and applies from the next frames on. No camera is touched.",
         epilog=ending(
             "framegate rules list",
-            "framegate rules set events.areas.porch "
-            "'points = [[0.1, 0.5], [0.6, 0.5], [0.6, 0.9]]'",
+            "framegate rules set events.areas.porch 'points = [[0, 0], [1, 0], [1, 1]]'",
             "framegate rules set events.rules.visitor 'when = \"inside\"' 'area = \"porch\"'",
             "framegate rules off visitor",
             "framegate rules profile night",
