@@ -84,6 +84,13 @@ def test_slots_survive_the_loss_of_processes_hosts_and_the_head(
             lost = at.host_of("a")
             [other] = {"one", "two"} - {lost}
             wait_until("the other host is back", lambda: at.joined(other), PATIENT_S)
+            if at.hosts[lost].cable:
+                at.hosts[lost].cut()
+                wait_until("Ray has moved them", lambda: len(at.slots(other)) == 2, PATIENT_S)
+                assert at.slots(lost), "two instances are up"
+                goes_on(at, "a", "b")
+                at.hosts[lost].heal()
+                wait_until("the older ones end", lambda: not at.slots(lost), PATIENT_S)
             at.hosts[lost].kill()
             goes_on(at, "a", "b")
             assert (at.host_of("a"), at.host_of("b")) == (other, other)
