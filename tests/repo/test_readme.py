@@ -125,6 +125,8 @@ def test_configuration_is_accepted(
     holds = {"url": "rtsp://camera.example/stream", "secret": f"whsec_{'QUJD' * 8}"}
     if 'kind = "mqtt"' in block:
         holds["url"] = "mqtt://broker.example"
+    elif 'kind = "heartbeat"' in block:
+        holds["url"] = "https://ping.example/id"
     elif 'kind = "kafka"' in block:
         holds["url"] = "kafka://broker.example"
     for key, variable in re.findall(r'(\w+)_env = "(\w+)"', block):
