@@ -59,6 +59,68 @@ def is_up(pid: int) -> bool:
         return False
 
 
+def lose_processes(at: RayFleet) -> None:
+    """Kill a slot, then what runs the slots of a host; nothing of either is left."""
+    killed = at.slots(at.host_of("a"))["a"]
+    below = at.below(killed)
+    os.kill(killed, signal.SIGKILL)
+    wait_until("none of its processes is left", lambda: not any(map(is_up, below)))
+    goes_on(at, "a", "b")
+
+    lost = at.host_of("a")
+    below = at.below(*at.slots(lost).values())
+    os.kill(at.raylet(lost), signal.SIGKILL)
+    wait_until("none of its slots is left", lambda: not any(map(is_up, below)))
+    goes_on(at, "a", "b")
+
+
+def lose_a_host(at: RayFleet) -> tuple[str, str]:
+    """Cut a host off, heal it, kill it; its name, and that of the other."""
+    lost = at.host_of("a")
+    [other] = {"one", "two"} - {lost}
+    wait_until("the other host is back", lambda: at.joined(other), PATIENT_S)
+    if at.hosts[lost].cable:
+        at.hosts[lost].cut()
+        wait_until("Ray has moved them", lambda: len(at.slots(other)) == 2, PATIENT_S)
+        assert at.slots(lost), "two instances are up"
+        goes_on(at, "a", "b")
+        at.hosts[lost].heal()
+        wait_until("the older ones end", lambda: not at.slots(lost), PATIENT_S)
+    at.hosts[lost].kill()
+    goes_on(at, "a", "b")
+    assert (at.host_of("a"), at.host_of("b")) == (other, other)
+    return lost, other
+
+
+def lose_the_head(at: RayFleet, other: str) -> None:
+    """Kill the head; sources go on, commands answer, and no slot ends."""
+    before = at.slots(other)
+    at.hosts["head"].kill()
+    for source in SOURCES:
+        at.until(source, at.published(source) + BEFORE)
+    at.does("drain", "b")
+    at.does("undrain", "b")
+    at.does("move", "two", "a")
+    at.start_head()
+    goes_on(at, "a", "b")
+    assert at.slots(other) == before, "a lost head ends no slot"
+
+
+def lose_the_head_and_a_host(at: RayFleet, lost: str, other: str) -> None:
+    """Kill both at once; another host and a new head take over."""
+    at.hosts["head"].kill()
+    at.hosts[other].kill()
+    at.start_head("--heavy", "1")
+    at.start_host(lost, "--gpu", "1", **at.variables)
+    goes_on(at, "a", "b")
+    heavy = at.folder / lost / "heavy-1.log"
+    wait_until(
+        "a heavy worker is up",
+        lambda: "answering questions" in heavy.read_text(encoding="utf-8"),
+        PATIENT_S,
+    )
+
+
 @pytest.mark.parametrize("program", [needs(PROGRAMS[0])])
 def test_slots_survive_the_loss_of_processes_hosts_and_the_head(
     tmp_path: Path, program: str
@@ -69,55 +131,10 @@ def test_slots_survive_the_loss_of_processes_hosts_and_the_head(
         with checked(at.url, *SOURCES):
             goes_on(at, "a", "b")
 
-            killed = at.slots(at.host_of("a"))["a"]
-            below = at.below(killed)
-            os.kill(killed, signal.SIGKILL)
-            wait_until("none of its processes is left", lambda: not any(map(is_up, below)))
-            goes_on(at, "a", "b")
-
-            lost = at.host_of("a")
-            below = at.below(*at.slots(lost).values())
-            os.kill(at.raylet(lost), signal.SIGKILL)
-            wait_until("none of its slots is left", lambda: not any(map(is_up, below)))
-            goes_on(at, "a", "b")
-
-            lost = at.host_of("a")
-            [other] = {"one", "two"} - {lost}
-            wait_until("the other host is back", lambda: at.joined(other), PATIENT_S)
-            if at.hosts[lost].cable:
-                at.hosts[lost].cut()
-                wait_until("Ray has moved them", lambda: len(at.slots(other)) == 2, PATIENT_S)
-                assert at.slots(lost), "two instances are up"
-                goes_on(at, "a", "b")
-                at.hosts[lost].heal()
-                wait_until("the older ones end", lambda: not at.slots(lost), PATIENT_S)
-            at.hosts[lost].kill()
-            goes_on(at, "a", "b")
-            assert (at.host_of("a"), at.host_of("b")) == (other, other)
-
-            before = at.slots(other)
-            at.hosts["head"].kill()
-            for source in SOURCES:
-                at.until(source, at.published(source) + BEFORE)
-            at.does("drain", "b")
-            at.does("undrain", "b")
-            at.does("move", "two", "a")
-            at.start_head()
-            goes_on(at, "a", "b")
-            assert at.slots(other) == before, "a lost head ends no slot"
-
-            at.hosts["head"].kill()
-            at.hosts[other].kill()
-            at.start_head("--heavy", "1")
-            at.start_host(lost, "--gpu", "1", **at.variables)
-            goes_on(at, "a", "b")
-            heavy = at.folder / lost / "heavy-1.log"
-            wait_until(
-                "a heavy worker is up",
-                lambda: "answering questions" in heavy.read_text(encoding="utf-8"),
-                PATIENT_S,
-            )
-
+            lose_processes(at)
+            lost, other = lose_a_host(at)
+            lose_the_head(at, other)
+            lose_the_head_and_a_host(at, lost, other)
             at.apply({"a": 1.0}, at.sources)
             wait_until("slot b has ended", lambda: not at.host_of("b"), PATIENT_S)
             goes_on(at, "a")
