@@ -36,6 +36,7 @@ FRAMES: Final = 16384  # in a file: 11 minutes at 25 frames a second
 TIME_BYTES: Final = 8
 FILE_BYTES: Final = FRAMES * (TIME_BYTES + PART_BYTES)
 MAX_PERIODS: Final = 1000
+ACTIVITY_EVERY: Final = 8  # a frame in so many is looked at for the activity of a day
 _STEP_S: Final = 3600.0  # a clock may step back by this within a file
 UNKNOWN_S: Final = 10.0  # a longer time without a compared frame is not known
 TIMES_BYTES: Final = FRAMES * TIME_BYTES
@@ -173,6 +174,49 @@ def changes_of_region(
         known.seconds,
         known.frames,
     )
+
+
+class ActivityShares(msgspec.Struct, frozen=True):
+    """How much of a source's picture differed from what the network saw last, over a span.
+
+    source  name of the source
+    since   begin of the span, UNIX seconds
+    step_s  length of a step, seconds
+    shares  mean share of the picture that had changed in each step, 0 to 1; null: no frame of the
+            step was compared
+    """
+
+    source: str
+    since: float
+    step_s: float
+    shares: list[float | None]
+
+
+def activity_of(data: Path, source: str, since: float, until: float, steps: int) -> ActivityShares:
+    """Return the activity of a source in equal steps of a span, UNIX seconds.
+
+    It is estimated from every ACTIVITY_EVERY-th compared frame, so that a day costs milliseconds.
+    """
+    sums = np.zeros(steps)
+    counts = np.zeros(steps)
+    files: list[PartsFile] = []
+    if is_name(source):
+        files = parts_files(data, source)
+    for _, times, words in _mapped(files):
+        if _is_outside(times, since, until):
+            continue
+        rows = np.flatnonzero((times > 0) & (times >= since) & (times < until))[::ACTIVITY_EVERY]
+        step = ((times[rows] - since) / (until - since) * steps).astype(np.intp)
+        changed = np.bitwise_count(words[rows]).sum(axis=1) / (COLUMNS * ROWS)
+        sums += np.bincount(step, changed, steps)[:steps]
+        counts += np.bincount(step, minlength=steps)[:steps]
+    shares: list[float | None] = []
+    for total, count in zip(sums.tolist(), counts.tolist(), strict=True):
+        share = None
+        if count:
+            share = round(total / count, 4)
+        shares.append(share)
+    return ActivityShares(source, since, (until - since) / steps, shares)
 
 
 class _Periods:

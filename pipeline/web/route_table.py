@@ -93,6 +93,7 @@ ROUTES: Final[Mapping[str, RouteRow]] = {
     "GET /api/v1/visits/rule/file": RouteRow("viewer", "whole"),
     "POST /api/v1/visits/rule/on": RouteRow("operator", "whole"),
     "GET /api/v1/changes": RouteRow("viewer", "query"),
+    "GET /api/v1/changes/{source}/activity": RouteRow("viewer", "path"),
     # Rules and filters.
     "POST /api/v1/rules/trial": RouteRow("reviewer", "endpoint"),
     "GET /api/v1/config": RouteRow("operator", "whole"),

@@ -88,6 +88,7 @@ REQUESTS: dict[str, Asked] = {
         {"marks": "van", "like": None, "digest": ""},
     ),
     "GET /api/v1/changes": ("/api/v1/changes?source=SOURCE", None),
+    "GET /api/v1/changes/{source}/activity": ("/api/v1/changes/SOURCE/activity", None),
     "POST /api/v1/rules/trial": (
         "/api/v1/rules/trial",
         {"events": {"rules": {"any": {"when": "inside"}}}, "source": "SOURCE"},

@@ -13,6 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.recording.changed_parts import PART_BYTES
+from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorder_states import RecordingGap
 from framegate.pipeline.review.event_database import FILE
@@ -22,6 +25,8 @@ from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.recorded_pictures import RecordedPictures
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.thumbnails import Thumbnails, thumbnail_routes
+from framegate.pipeline.web.unseen import unseen_routes
+from framegate.pipeline.web.visits import visit_routes
 from framegate.stages.draw.pictures import recorded_jpeg, thumbnail_jpeg
 from tests.support import said
 from tests.support.browsers import Visit, chromium, needs_chromium
@@ -71,6 +76,10 @@ def url(data: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     sayer.say("gate", 750, change("start", 750, 750, "gate"))
     sayer.say("gate", 770, change("end", 750, 770, "gate"))
     (data / FILE).unlink(missing_ok=True)
+    writer = ChangedPartsWriter(data, 1 << 30)
+    for seq in range(100):
+        writer.keep("gate", Position(1, seq), noon() + seq / 10, (640, 360), b"\xff" * PART_BYTES)
+    writer.close()
     projection = Projection(data / FILE)
     projection.take(sayer.said())
     projection.watch([Watched("gate", 1, noon(), noon() + 7200)])
@@ -82,6 +91,8 @@ def url(data: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
         *episode_routes(data, "redis://unused"),
         *recording_routes(data, load_builtin("write_clip"), RecordedPictures(data, recorded_jpeg)),
         *thumbnail_routes(thumbnails),
+        *visit_routes(data),
+        *unseen_routes(data, lambda: {"gate": {"burst": 3}}),
     ]
     with serving(routes) as port:
         yield f"http://127.0.0.1:{port}/recordings"
@@ -107,6 +118,8 @@ def test_a_day_is_looked_through_played_and_exported(
     kinds = "[...document.querySelectorAll('#lanes .lane')[0].querySelectorAll('rect')]"
     shown = visit.look(f"{kinds}.map(r => r.getAttribute('class'))")
     assert shown == ["kept", "kept", "away", "away", "gone", "bar alert"]
+    activity = visit.page.locator("#lanes .activity").first.get_attribute("d")
+    assert activity == "M500 34V1.0H502.0833333333333V34Z", "of noon, one of 480 steps"
     visit.until("document.querySelector('video').readyState >= 2")
     assert visit.look("document.querySelector('video').currentTime") == pytest.approx(43206)
     visit.until("document.querySelectorAll('#film img').length === 1")
@@ -165,5 +178,23 @@ def test_it_fits_any_screen(browser: Any, url: str, width: int) -> None:
     visit.until("document.querySelectorAll('#film img').length > 0")
     visit.until("document.querySelectorAll('#episodes button').length === 1")
     assert visit.look("document.documentElement.scrollWidth") <= width
+    assert visit.faults == []
+    visit.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280])
+def test_what_was_not_seen_is_listed_with_links_to_its_time(
+    browser: Any, url: str, width: int
+) -> None:
+    visit = Visit(browser, url.replace("recordings", "unseen#span=604800"), width)
+    visit.until("document.querySelectorAll('#sums tbody tr').length === 2")
+    rows = [row.inner_text() for row in visit.page.locator("#sums tbody tr").all()]
+    away, gap = (" ".join(row.split()) for row in rows)
+    assert away.startswith("gate not watched: no frames: the camera was away")
+    assert gap == "gate not recorded: the disk was full 60.0 s 1"
+    assert visit.look("document.documentElement.scrollWidth") <= width
+    visit.page.locator("#times a").last.click()
+    visit.until("document.querySelectorAll('#lanes .lane').length === 2")
     assert visit.faults == []
     visit.close()

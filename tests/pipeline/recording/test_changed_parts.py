@@ -16,8 +16,10 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import CHANGE_COLUMNS as COLUMNS
 from framegate.pipeline.contracts.source import CHANGE_ROWS as ROWS
 from framegate.pipeline.recording.changed_parts import (
+    ACTIVITY_EVERY,
     FILE_BYTES,
     FRAMES,
+    activity_of,
     changes_of_region,
     known_sources,
     parts_faults,
@@ -108,6 +110,25 @@ def test_what_was_not_compared_is_not_known(tmp_path: Path) -> None:
     written(tmp_path, dict.fromkeys((*range(50), *range(400, 450))))
     found = changes_of_region(tmp_path, "door", (0.0, 0.0, 1.0, 1.0))
     assert found.known == [(1000.0, 1004.9), (1040.0, 1044.9)]
+
+
+def test_the_activity_of_a_span_is_the_mean_share_of_changed_parts(tmp_path: Path) -> None:
+    half = packed(*[(row, column) for row in range(ROWS // 2) for column in range(COLUMNS)])
+    frames: dict[int, bytes | None] = {}
+    for seq in range(800):
+        frames[FRAMES + seq] = half if seq >= 400 else None
+    written(tmp_path, frames)
+    begin = 1000 + FRAMES / 10
+    calm, busy, unknown = 80.0 / 2, 80.0 / 2, 80.0
+    told = activity_of(tmp_path, "door", begin, begin + calm + busy + unknown, 4)
+    assert (told.step_s, told.shares) == (40.0, [0.0, 0.5, None, None])
+    rare: dict[int, bytes | None] = {}
+    for seq in range(80):
+        rare[seq] = half if seq % ACTIVITY_EVERY else None
+    written(tmp_path, rare, 2)
+    told = activity_of(tmp_path, "door", 1000.0, 1008.0, 1)
+    assert told.shares == [0.0], "it is an estimate from some frames"
+    assert activity_of(tmp_path, "../door", 0.0, 1.0, 2).shares == [None, None]
 
 
 def test_frames_that_are_processed_again_are_stored_once(tmp_path: Path) -> None:
