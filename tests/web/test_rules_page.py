@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,8 +19,10 @@ from framegate.pipeline.config.read_events import read_events
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.web.live_config import config_routes
 from framegate.pipeline.web.rules import rule_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.live_config import AnsweringConfig
 from tests.support.runs import DEADLINE_S
 from tests.support.said import BEGAN, Sayer
 from tests.support.web_server import serving
@@ -109,7 +112,7 @@ def test_a_trial_tells_what_rules_would_have_told_and_keeps_nothing(url: str, sa
     ("asked", "status", "says"),
     [
         ({"events": rules(labels="person")}, 400, "events.rules.passing.labels"),
-        ({"events": {"rules": {"x": {"when": "inside"}}}}, 400, "events.rules.x.area: missing"),
+        ({"events": {"rules": {"x": {"when": "crosses"}}}}, 400, "events.rules.x.line: missing"),
         ({"events": {}}, 400, "there is no rule to try"),
         ({"events": rules(), "source": "yard"}, 404, "no source yard; there are: door"),
         ({"rules": {}}, 400, "openapi.json lists the allowed values"),
@@ -133,6 +136,130 @@ def click(visit: Visit, *places: tuple[float, float]) -> None:
     for x, y in places:
         box = visit.page.locator("#still").bounding_box()
         visit.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+FILE = """\
+# my cameras
+[events.areas.porch]  # the steps
+points = [[0.1, 0.5], [0.6, 0.5], [0.6, 0.9]]
+
+[events.rules.old]  # rings
+when = "inside"
+area = "porch"
+until_s = 7.0
+
+[events.profiles.away]
+rules = ["old"]
+"""
+
+
+@pytest.fixture
+def editable(store: EmbeddedStore, sayer: Sayer, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The page of a run whose file can be changed, and this file."""
+    del sayer
+    file = tmp_path / "pipeline.toml"
+    file.write_text(FILE, encoding="utf-8")
+    routes = [
+        Route("/api/v1/sources", sources),
+        Route("/snapshot/{source}.jpg", no_picture),
+        *config_routes(AnsweringConfig(file).ask),
+        *rule_routes(store.url, lambda: ["door"]),
+    ]
+    with serving(routes) as port:
+        yield f"http://127.0.0.1:{port}", file
+
+
+def events_of(file: Path) -> dict[str, Any]:
+    """The table [events] of the file; its comments are there still."""
+    text = file.read_text(encoding="utf-8")
+    assert "# my cameras" in text
+    events: dict[str, Any] = tomllib.loads(text)["events"]
+    return events
+
+
+def listed(visit: Visit, number: int) -> None:
+    visit.until(f"document.querySelectorAll('#rules li').length === {number}")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280])
+def test_rules_are_saved_moved_renamed_switched_and_undone_on_the_page(
+    browser: Any, editable: tuple[str, Path], width: int
+) -> None:
+    url, file = editable
+    visit = Visit(browser, f"{url}/rules", width)
+    listed(visit, 1)
+    assert visit.look("document.querySelectorAll('.other').length") == 1, "the porch is shown"
+    click(visit, (0.4, 0.2), (0.8, 0.2), (0.8, 0.98))
+    visit.page.click("#save")
+    listed(visit, 2)
+    made = events_of(file)
+    assert (
+        made["rules"]["visitor"] | {"area": "visitor_area", "when": "inside"}
+        == made["rules"]["visitor"]
+    )
+    assert visit.look("document.querySelectorAll('.other').length") == 2
+
+    visit.page.click("[aria-label='Edit old']")
+    visit.page.focus(".corner")
+    visit.page.keyboard.press("Shift+ArrowDown")
+    visit.page.fill("#name", "steps")
+    visit.page.select_option("#severity", "alert")
+    visit.page.click("#save")  # a profile names the rule: the page reports it and keeps the form
+    visit.until("document.getElementById('faults').checkVisibility()")
+    assert "old" in visit.page.inner_text("#faults")
+    visit.page.fill("#name", "old")
+    visit.page.click("#save")
+    visit.until("document.getElementById('new').hidden")
+    moved = events_of(file)
+    assert moved["areas"]["porch"]["points"] == [[0.1, 0.55], [0.6, 0.5], [0.6, 0.9]]
+    assert moved["rules"]["old"] == {
+        "when": "inside", "area": "porch", "until_s": 7.0, "severity": "alert",
+    }  # fmt: skip
+
+    visit.page.click(".tag:text('porch')")
+    visit.page.fill("#name", "stairs")
+    visit.page.click("#save")
+    visit.until("[...document.querySelectorAll('.tag')].some(it => it.innerText === 'stairs')")
+    renamed = events_of(file)
+    assert (set(renamed["areas"]), renamed["rules"]["old"]["area"]) == (
+        {"stairs", "visitor_area"}, "stairs",
+    )  # fmt: skip
+
+    visit.page.click("[aria-label='Turn off visitor']")
+    visit.page.wait_for_selector("[aria-label='Turn on visitor']")
+    assert events_of(file)["rules"]["visitor"]["enabled"] is False
+    visit.page.click("#back")
+    visit.page.wait_for_selector("[aria-label='Turn off visitor']")
+    assert "enabled" not in events_of(file)["rules"]["visitor"]
+    visit.page.select_option("#profile", "away")
+    visit.until("document.getElementById('profile').value === 'away'")
+    visit.page.click("[aria-label='Remove visitor']")
+    listed(visit, 1)
+    assert events_of(file)["profile"] == "away"
+    assert set(events_of(file)["rules"]) == {"old"}
+    assert visit.look("document.documentElement.scrollWidth") <= width
+    visit.close()
+
+
+@needs_chromium
+def test_the_slower_of_two_editors_keeps_the_drawing_and_sees_the_newer_file(
+    browser: Any, editable: tuple[str, Path]
+) -> None:
+    url, file = editable
+    visit = Visit(browser, f"{url}/rules", 1280)
+    listed(visit, 1)
+    visit.page.select_option("#when", "anywhere")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text + '[events.rules.more]\nwhen = "inside"\n', encoding="utf-8")
+    visit.page.click("#save")
+    visit.until("document.getElementById('faults').checkVisibility()")
+    listed(visit, 2)
+    assert visit.page.input_value("#name") == "visitor"
+    visit.page.click("#save")
+    listed(visit, 3)
+    assert events_of(file)["rules"]["visitor"]["source"] == "door"
+    visit.close()
 
 
 def written(visit: Visit) -> dict[str, Any]:
