@@ -124,7 +124,11 @@ class RuleJudge:
         if end.last:
             return self._ended(now, state, changes)
         lost = [rule for rule in self._book.timed if rule.config.state == "lost"]
-        new = [(rule, _LOST) for rule in lost if rule.key not in state.stretches]
+        new = [
+            (rule, self._if_due(rule, _LOST, now))
+            for rule in lost
+            if rule.key not in state.stretches
+        ]
         state = self._advanced(new, state, _NO_TRACKS, now, changes)
         if end.away_s:
             now, state = while_away(end.away_s, state)
@@ -134,7 +138,7 @@ class RuleJudge:
                 holding = Holding(maybe=[()])
                 if rule.config.state == "lost":
                     holding = _LOST
-                holdings.append((rule, holding))
+                holdings.append((rule, self._if_due(rule, holding, now)))
             # As after a break: objects that are present when the camera is back may be the same.
             broken = _replace(state, breaks=state.breaks + 1)
             after = self._advanced(holdings, broken, seen, now, changes)
@@ -159,8 +163,8 @@ class RuleJudge:
                 passings=tuple(each for each in state.passings if each.key in book.by_key),
             )
         position = (now.at.epoch, now.at.seq)
-        # A camera that is away stays at one position, where an episode that begins again under
-        # another version of its rule would get the id of the one that ended.
+        # A camera that is away stays at one position, where an episode that begins again would get
+        # the id of the one that ended: the rule or the profile can change there.
         taken = {name: each for name, each in state.ended.items() if each[:2] == position}
         if taken != state.ended:
             state = _replace(state, ended=taken)
@@ -178,9 +182,7 @@ class RuleJudge:
             if note is not None:
                 rule = _removed_rule(key, note)
                 changes.add(ended(rule, ending, now, self._source, "rule_changed"))
-                for stretch in ending:
-                    if stretch.is_told and (stretch.began.epoch, stretch.began.seq) == position:
-                        taken = {**taken, rule.name: (*position, stretch.rank + 1)}
+                taken = _taken(taken, rule.name, ending, now)
         return _replace(state, stretches=stretches, notes=notes, ended=taken)
 
     def _viewed(self, backdrop: bytes, view: KnownView | None) -> KnownView | None:
@@ -216,10 +218,19 @@ class RuleJudge:
                 stretches[rule.key] = after
         state = _replace(state, stretches=stretches, turned=now.result.outcome != "failed")
         about_source = [rule for rule in self._book.timed if rule.config.when == "state"]
-        holdings = [(rule, source_holding(rule, now, state)) for rule in about_source]
+        holdings = [
+            (rule, self._if_due(rule, source_holding(rule, now, state), now))
+            for rule in about_source
+        ]
         state = self._advanced(holdings, state, _NO_TRACKS, now, changes)
         names += self._unanswered(now.result)
         return self._done(now, state, changes, tuple(sorted(names)))
+
+    def _if_due(self, rule: Rule, holding: Holding, now: Now) -> Holding:
+        """Return the result of a rule; one that is not active is over, as in `holdings_of`."""
+        if self._book.is_due(rule, now.at.captured):
+            return holding
+        return Holding(is_over=True)
 
     def _unanswered(self, result: Result) -> tuple[str, ...]:
         """Return the rules about events of the camera, in order, if it does not answer."""
@@ -239,6 +250,7 @@ class RuleJudge:
         stretches = dict(state.stretches)
         notes = dict(state.notes)
         begun_ms = dict(state.begun_ms)
+        taken = state.ended
         tracks = {track.number: track for track in seen.tracks}
         present = {track.number for track in seen.tracks[: len(seen.objects)]}
         reconnect_ms = self._book.reconnect_ms
@@ -246,13 +258,7 @@ class RuleJudge:
         def is_gone(rule: Rule, stretch: Stretch) -> bool:
             """Return whether the subject of a period is unknown for too long."""
             if not stretch.subject:
-                is_interrupted = now.is_away or stretch.last.epoch != now.at.epoch
-                limit_ms = rule.gap_ms
-                if is_interrupted:
-                    limit_ms = max(rule.gap_ms, reconnect_ms)
-                # The sound may stop, and the camera may stop to answer.
-                may_end = is_interrupted or rule.config.state in ("heard", "reported")
-                return may_end and now.ms - stretch.last_ms > limit_ms
+                return _is_source_unknown(rule, stretch, now, reconnect_ms)
             for number in stretch.subject:
                 track = tracks.get(number)
                 if track is None or is_unseen(track, state, now, rule.gap_ms, reconnect_ms):
@@ -263,7 +269,7 @@ class RuleJudge:
             before = stretches.get(rule.key, ())
             if not (holding.facts or before):
                 continue
-            _, _, rank = state.ended.get(rule.name, (0, 0, 0))
+            _, _, rank = taken.get(rule.name, (0, 0, 0))
             judged = advance(
                 rule, before, holding, now, self._source, rank, present, is_gone,
                 lambda rule: self._may_begin(rule, stretches, begun_ms, now.ms),
@@ -276,6 +282,8 @@ class RuleJudge:
             if not judged.changes:
                 continue
             changes.add(judged.changes)
+            if any(each.step == "end" for each in judged.changes):
+                taken = _taken(taken, rule.name, before, now)
             open_since = [stretch.began_ms for stretch in judged.stretches if stretch.is_told]
             if not open_since:
                 notes.pop(rule.key, None)
@@ -284,7 +292,7 @@ class RuleJudge:
             has_start = any(each.step == "start" for each in judged.changes)
             if has_start and rule.name in self._book.referred:
                 begun_ms[rule.key] = max(open_since, default=now.ms)
-        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun_ms)
+        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun_ms, ended=taken)
 
     def _may_begin(
         self,
@@ -415,6 +423,32 @@ def _handed_stretch(stretch: Stretch, seen: TracksSeen) -> Stretch:
         return stretch
     subject = tuple(sorted(seen.handed.get(number, number) for number in stretch.subject))
     return _replace(stretch, subject=subject, earlier=(*stretch.earlier, *old))
+
+
+def _is_source_unknown(rule: Rule, stretch: Stretch, now: Now, reconnect_ms: int) -> bool:
+    """Return whether the state of the source is unknown for too long for a period to continue."""
+    is_interrupted = now.is_away or stretch.last.epoch != now.at.epoch
+    limit_ms = rule.gap_ms
+    if is_interrupted:
+        limit_ms = max(rule.gap_ms, reconnect_ms)
+    # The sound may stop, and the camera may stop to answer.
+    may_end = is_interrupted or rule.config.state in ("heard", "reported")
+    return may_end and now.ms - stretch.last_ms > limit_ms
+
+
+def _taken(
+    before: Mapping[str, tuple[int, int, int]], rule: str, ending: Sequence[Stretch], now: Now
+) -> dict[str, tuple[int, int, int]]:
+    """Return `EventsState.ended` after a frame in which these periods of a rule end."""
+    position = (now.at.epoch, now.at.seq)
+    ranks = [
+        stretch.rank
+        for stretch in ending
+        if stretch.is_told and (stretch.began.epoch, stretch.began.seq) == position
+    ]
+    if not ranks:
+        return dict(before)
+    return {**before, rule: (*position, max(ranks) + 1)}
 
 
 def _with_lines(track: Track, before: Sequence[str], after: Sequence[str]) -> Track:

@@ -190,8 +190,8 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     passings  tracks that may be crossing a line
     stretches  periods by key of the rule
     notes     properties of the rules with open episodes
-    ended     next free rank of the rules, by name, whose episodes ended because the rule changed at
-              the position in which they began, with that epoch and sequence number
+    ended     next free rank of the rules, by name, whose episodes ended at the position in which
+              they began, with that epoch and sequence number
     begun_ms  last beginning of an episode of each rule that an `after` refers to, by its key
     unknown   names of the rules that cannot be judged
     heard     last known sounds; None: none, or they were lost

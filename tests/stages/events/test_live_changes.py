@@ -95,6 +95,45 @@ def test_a_camera_that_is_away_gives_no_id_twice() -> None:
     assert state.ended == {}
 
 
+def in_profile(profile: str, text: str) -> str:
+    """Return rules of which `gone` belongs to the profile `on`, with the selected profile."""
+    profiles = '[events.profiles.on]\nrules = ["gone"]\n[events.profiles.off]\nrules = []\n'
+    return f'{text}{profiles}[events]\nprofile = "{profile}"\n'
+
+
+@pytest.mark.parametrize("text", [LOST + "enabled = false\n", in_profile("off", LOST)])
+def test_a_rule_that_is_not_active_does_not_see_that_a_camera_is_away(text: str) -> None:
+    away: Step = (text, [End(1, 0, False), End(1, 0, False, away_s=5.0)])
+    changes, _ = through([(text, in_both(0, 1.0)), away])
+    assert changes == []
+
+
+@pytest.mark.parametrize("outcome", ["enabled = false", "profile"])
+def test_a_rule_that_is_not_active_does_not_see_failed_frames(outcome: str) -> None:
+    failed = LOST.replace('"lost"', '"failed"')
+    text = in_profile("off", failed)
+    if outcome != "profile":
+        text = f"{failed}{outcome}\n"
+    entries = [msgspec.structs.replace(each, outcome="failed") for each in in_both(0, 1.0)]
+    changes, _ = through([(text, entries)])
+    assert changes == []
+
+
+def test_profiles_that_change_while_a_camera_is_away_give_no_id_twice() -> None:
+    """The camera stays at one position, where the episode ends and begins with each profile."""
+    rule = LOST + "until_s = 0\n"
+    on, off = in_profile("on", rule), in_profile("off", rule)
+    steps: list[Step] = [(on, [*in_both(0, 1.0), End(1, 25, False)])]
+    for number in range(1, 9):
+        text = off if number % 2 else on
+        steps.append((text, [End(1, 0, False, away_s=float(number))]))
+    changes, state = through([*steps, (on, in_both(26, 2.0))])
+    check(changes, all_over=False)
+    starts = [each.episode for each in changes if each.step == "start"]
+    assert len(starts) == len(set(starts)) == 5
+    assert state.ended == {}
+
+
 def test_rules_that_are_gone_leave_nothing_in_the_state() -> None:
     after = LOST + '[events.rules.next]\nwhen = "inside"\narea = "left"\nafter.rule = "gone"\n'
     _, empty = through([(TWO, in_both(0, 1.0))])
