@@ -131,7 +131,7 @@ class SinkConfig:
             faults.append("url: give either url or url_env")
         elif self.url:
             remember_url(self.url)
-            _hide_services(self.kind, self.url)
+            hide_services(self.kind, self.url)
             faults += [f"url: {fault}" for fault in url_faults(self.kind, self.url)]
         n_secrets = bool(self.secret_env) + bool(self.secret_file)
         may_be_unsigned = _is_on_this_host(self.url) and n_secrets == 0
@@ -171,7 +171,7 @@ class SinkConfig:
             return self.url
         key = f"sinks.{name}.url_env"
         url = from_environment(self.url_env, key)
-        _hide_services(self.kind, url)
+        hide_services(self.kind, url)
         faults = url_faults(self.kind, url)
         if faults:
             raise ConfigFaults([f"{key} = {self.url_env!r}: {fault}" for fault in faults])
@@ -187,8 +187,11 @@ def _is_on_this_host(url: str) -> bool:
         return False
 
 
-def _hide_services(kind: SinkKind, urls: str) -> None:
-    """Hide all of an Apprise URL but its scheme: the rest names the receiver and the account."""
+def hide_services(kind: SinkKind, urls: str) -> None:
+    """Make `redacted` hide all of an Apprise URL but its scheme.
+
+    The rest names the receiver and the account.
+    """
     if kind == "notify":
         for url in urls.split():
             remember(url.partition("://")[2])

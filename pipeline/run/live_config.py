@@ -27,6 +27,7 @@ from framegate.pipeline.config.config_file import (
 )
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.config.graph import StageEntry
+from framegate.pipeline.config.sinks import hide_services
 from framegate.pipeline.config.toml_edit import value_at, with_value
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.keys import COLLECT, EVENTS, LISTEN, NAME_RULE, is_name
@@ -39,7 +40,7 @@ from framegate.pipeline.contracts.live_config import (
     ReloadConfig,
     RestoreConfig,
 )
-from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.contracts.redaction import HIDDEN, redacted
 from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.run.plan import check_filters, event_faults, is_shipped
 from framegate.pipeline.run.source_forms import gate_masks
@@ -241,7 +242,7 @@ def _changed(path: Path, request: ChangeConfig, check: Check) -> ConfigFile:
         tables = parsed_toml(str(path), now.text)
         text = now.text
         for keys, each in zip(paths, request.changes, strict=True):
-            value = _restored(each.value, value_at(tables, keys))
+            value = _restored(each.path, each.value, value_at(tables, keys))
             text = with_value(text, keys, value)
         return text
 
@@ -276,11 +277,23 @@ def checked_path(path: str) -> tuple[str, ...]:
 
 def _shown_tables(tables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tables that can change, without secret parts of values."""
-    shown = {name: tables.get(name, {}) for name in ("events", *_TABLES)}
+    shown = {name: _table_at(tables, name) for name in ("events", *_TABLES)}
     for name in ("privacy", "gate"):
-        shown[name] = {"masks": tables.get(name, {}).get("masks", {})}
+        shown[name] = {"masks": _table_at(tables, name, "masks")}
+    for sink in shown["sinks"]:
+        url = value_at(shown, ("sinks", sink, "url"))
+        if isinstance(url, str):  # perhaps of an edit by hand that no run has read
+            hide_services(value_at(shown, ("sinks", sink, "kind")), url)
     hidden: dict[str, Any] = _hidden(shown)
     return hidden
+
+
+def _table_at(tables: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    """Return the table at a path; an empty one if there is none, or another value."""
+    table = value_at(tables, path)
+    if isinstance(table, Mapping):
+        return table
+    return {}
 
 
 def _hidden(value: Any) -> Any:
@@ -293,12 +306,24 @@ def _hidden(value: Any) -> Any:
     return value
 
 
-def _restored(value: Any, old: Any) -> Any:
-    """Return a value; each part that is as it was shown is as the file has it."""
+def _restored(path: str, value: Any, old: Any) -> Any:
+    """Return a value; each part that is as it was shown is as the file has it.
+
+    ConfigFaults for a hidden part that the file does not have at this place, as in a copy.
+    """
     if value == _hidden(old):
         return old
-    if isinstance(value, Mapping) and isinstance(old, Mapping):
-        return {key: _restored(each, old.get(key)) for key, each in value.items()}
+    if isinstance(value, Mapping):
+        return {
+            key: _restored(path, each, value_at({"": old}, ("", key)))
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_restored(path, each, None) for each in value]
+    if isinstance(value, str) and HIDDEN in value:
+        raise ConfigFaults(
+            [f"{path}: {value[:80]!r} has a hidden part ({HIDDEN}); give the whole value"]
+        )
     return value
 
 

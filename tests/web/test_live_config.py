@@ -141,6 +141,32 @@ def test_secrets_are_hidden_and_stay(editor: Editor) -> None:
     assert gone["tables"]["sinks"] == {}
 
 
+@pytest.mark.parametrize("fault", ["", 'ruls = ["visitor"]\n'])
+def test_the_receiver_of_a_service_is_hidden_in_an_edit_by_hand(editor: Editor, fault: str) -> None:
+    chat = f'[sinks.chat]\nkind = "notify"\nurl = "ntfy://some-topic-{len(fault)}"\n{fault}'
+    editor.file.write_text(f"{FILE}{chat}", encoding="utf-8")
+    assert editor.see()["tables"]["sinks"]["chat"]["url"] == "ntfy://***"
+
+
+def test_a_hidden_part_is_not_written_to_another_place(editor: Editor) -> None:
+    chat = '[sinks.chat]\nkind = "notify"\nurl = "ntfy://some-topic"\n'
+    editor.file.write_text(f"{FILE}{chat}", encoding="utf-8")
+    seen = editor.see()
+    refused = editor.change(seen["digest"], sinks__copy=seen["tables"]["sinks"]["chat"])
+    assert refused.status_code == 400
+    assert "sinks.copy: 'ntfy://***' has a hidden part" in refused.json()["error"]
+    kept = editor.change(seen["digest"], sinks__chat=seen["tables"]["sinks"]["chat"])
+    assert kept.status_code == 200, kept.text
+    assert editor.text == f"{FILE}{chat}"
+
+
+def test_a_file_with_values_in_the_place_of_tables_is_shown(editor: Editor) -> None:
+    editor.file.write_text("privacy = 1\ngate = 2\nsinks = 3\nevents = 4\n", encoding="utf-8")
+    shown = editor.see()
+    assert shown["waits"][0].startswith("the file has faults")
+    assert list(shown["versions"]) == ["visitor"]
+
+
 def test_a_profile_is_switched_without_a_digest_or_an_entry_in_the_history(editor: Editor) -> None:
     away = editor.post("profile", {"profile": "away"}).json()
     assert (away["profile"], away["history"]) == ("away", [])
