@@ -8,6 +8,7 @@ and, while the receiver does not accept messages, `since` and `why`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -91,7 +92,9 @@ class SinkPositions(Generic[S]):
         if p is not None:
             state = self._initial_state
             if s is not None:
-                state = records.decode(s, type(self._initial_state))
+                # A sink can get another kind, whose state is another.
+                with contextlib.suppress(msgspec.ValidationError):
+                    state = records.decode(s, type(self._initial_state))
             return SinkPosition(Position.parse(p), int(n), state)
         begin = Position(past, LAST_SEQ)
         first = SinkPosition(begin, self._entries_until(source, past), self._initial_state)

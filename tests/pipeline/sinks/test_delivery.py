@@ -8,10 +8,16 @@ from typing import get_args
 import pytest
 
 from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.episodes import Step
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.stage import NoState
 from framegate.pipeline.sinks.delivery import Message, MessageOutcome
+from framegate.pipeline.sinks.mqtt import RuleStates
+from framegate.pipeline.sinks.notify import LastSent
+from framegate.pipeline.sinks.position import SinkPosition, SinkPositions
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.redis_client import connect
 from tests.support.runs import wait_until
 from tests.support.told_episodes import Teller, following
 
@@ -74,3 +80,15 @@ def test_a_store_that_begins_anew_is_waited_for_and_nothing_is_told_twice(
         store.start()
         told += teller.starts("gate", 2)
         wait_until("and the second", lambda: receiver.came == told)
+
+
+def test_a_sink_of_another_kind_begins_without_the_state_of_the_kind_before(
+    store: EmbeddedStore,
+) -> None:
+    with connect(store.url) as client:
+        client.hset(
+            keys.sink("gate", "odd"),
+            mapping={"p": "1-7", "n": 3, "s": records.encode(LastSent({"visitor": 1.0}))},
+        )
+        at = SinkPositions(client, "odd", RuleStates()).load("gate", 0)
+    assert at == SinkPosition(Position(1, 7), 3, RuleStates())
