@@ -39,7 +39,7 @@ _EXAMPLES: Final = {
     "drain": "drain box1",
     "undrain": "undrain box1",
     "head": "head 10.0.0.5:6380",
-    "join": "join 10.0.0.5:6380 -d /var/lib/framegate --env-file secrets.env",
+    "join": "join 10.0.0.5:6380 -d data --env-file vars",
 }
 
 
@@ -133,7 +133,7 @@ def _head_address(text: str) -> str:
 
 
 def _action(actions: Any, name: str, what: str) -> argparse.ArgumentParser:
-    example = f"framegate fleet {_EXAMPLES[name]} --store redis://store.example"
+    example = f"framegate fleet {_EXAMPLES[name]} --store env:STORE"
     action: argparse.ArgumentParser = actions.add_parser(
         name,
         help=what,
