@@ -104,7 +104,7 @@ class HostedProcess:
             started = time.monotonic()
             try:
                 self._serve(words, Path(host.variables), log)
-            except (OSError, FramegateError) as error:
+            except (OSError, ValueError, FramegateError) as error:
                 log.emit(logging.makeLogRecord({"msg": f"{host.variables}: {error}"}))
             failures += 1
             if time.monotonic() - started > 2 * _REST.most_s:

@@ -16,6 +16,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -267,12 +268,13 @@ class Links:
     def _await_server(self, source: str) -> None:
         """Set `has_changed` once a server answers for the source; end when the links are closed."""
         while not self._closing.wait(AGAIN_S):
+            is_back = False
+            # A server that starts again can refuse at first, before its users are set.
             try:
-                links = Links(self._url)
-            except (StoreLost, StoreBusy, StoreRefused):
-                continue
-            is_back = links._fault_of(source) is None
-            links.close()
+                with closing(Links(self._url)) as links:
+                    is_back = links._fault_of(source) is None
+            except (StoreLost, StoreBusy, StoreRefused) as error:
+                log.debug("source %s still waits: %s", source, error)
             if is_back and not self._closing.is_set():
                 self.has_changed = True
                 if self._wake is not None:

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from framegate.pipeline.fleet.recording_places import RecordingPlace
 from framegate.pipeline.system.ports import host_and_port
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, Streamed
+from framegate.pipeline.web.sessions import COOKIE
 
 FORWARDED: Final = "framegate-forwarded"
 CONNECT_S: Final = 3.0
@@ -25,10 +26,11 @@ HEAD_S: Final = 30.0  # for the head of the response: a clip is written before
 PART_S: Final = 30.0  # for the next part of its body
 HEAD_BYTES: Final = 64 << 10
 PART_BYTES: Final = 64 << 10
-_ASKED: Final = ("authorization", "cookie", "accept", "range", "if-range", "last-event-id")
-"""The headers of a request that are passed on."""
+_ASKED: Final = ("authorization", "accept", "range", "if-range", "last-event-id")
+"""The headers of a request that are passed on; of its cookies, only those of Framegate are."""
 _NOT_GIVEN: Final = ("connection", "keep-alive", "transfer-encoding", "server", "set-cookie")
 """The headers of a response that are not passed on."""
+_TO_THE_LOGIN: Final = 303  # instead of 401, for a browser
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Forwarder:
         """Send the request, and return its exchange, which `held` closes, with its head."""
         held.enter_context(self._places.taken())
         headers = [(name, request.headers[name]) for name in _ASKED if name in request.headers]
+        headers += _own_cookies(request)
         headers += [("host", at.http), (FORWARDED, "1"), ("connection", "close")]
         if body:
             headers += [("content-type", "application/json"), ("content-length", str(len(body)))]
@@ -118,7 +121,7 @@ class Forwarder:
         except (OSError, ValueError, h11.ProtocolError) as error:
             reason = str(error) or "no answer in time"
             raise Refusal(503, f"{at} does not answer: {reason}; try later", places) from None
-        if exchange.status == 401:
+        if exchange.status in (401, _TO_THE_LOGIN):
             raise Refusal(
                 502,
                 f"{at} does not accept the token of this request; give all slots the same token or "
@@ -126,6 +129,18 @@ class Forwarder:
                 places,
             )
         return exchange
+
+
+def _own_cookies(request: Request) -> list[tuple[str, str]]:
+    """Return the header with the cookies of Framegate, if there are any.
+
+    A browser sends the cookies of a host to all its ports, also those of other programs.
+    """
+    cookies = [each.strip() for each in request.headers.get("cookie", "").split(";")]
+    own = [each for each in cookies if each.startswith(COOKIE)]
+    if not own:
+        return []
+    return [("cookie", "; ".join(own))]
 
 
 async def _connected(http: str) -> _Exchange:

@@ -31,6 +31,7 @@ MAX_ALL_FAILURES: Final = 30  # of all addresses in WINDOW_S
 MAX_ADDRESSES: Final = 1024  # that are remembered
 MAX_PASSWORD: Final = 1024  # characters
 MAX_COOKIE: Final = 512
+COOKIE: Final = "framegate_"  # first part of the name of the cookie
 MIN_PASSWORD: Final = 10
 CLIENT: Final = "framegate.client"
 """Key in the scope of a request: the address of the browser."""
@@ -89,7 +90,7 @@ class Sessions:
         self._accounts = accounts
         self._failures = Failures()
         self._unknown = self._hasher.hash("the password of no account")
-        self.cookie = f"framegate_{sha256(key.encode()).hexdigest()[:8]}"
+        self.cookie = f"{COOKIE}{sha256(key.encode()).hexdigest()[:8]}"
 
     def login(self, name: str, secret: str, address: str) -> str:
         """Return the value of the cookie for the password or token of an account. LoginFailed.

@@ -5,6 +5,7 @@ The results must be those of the embedded store, and no password is shown or wri
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import redis
 from framegate import subscribe
 from framegate.pipeline.contracts.errors import StoreLost, StoreRefused
 from framegate.pipeline.store.admin import StoreAdmin
+from framegate.pipeline.store.worker_connections import Links
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.fleets import Fleet
@@ -214,3 +216,18 @@ def test_a_missing_permission_is_named_with_what_is_needed(program: str, folder:
             assert ended.code == 3, (rule, ended.err)
             assert named in ended.err, (rule, ended.err)
             assert "ACL SETUSER framegate on >PASSWORD ~fg:* " in ended.err, (rule, ended.err)
+
+
+@programs
+def test_a_server_of_a_cluster_that_refuses_at_first_is_looked_for_on(
+    program: str, tmp_path: Path
+) -> None:
+    """It is up before its users have their permissions; its sources must not wait for ever."""
+    with own_server(program, tmp_path / "own") as server, closing(server.admin()) as admin:
+        admin.execute_command("ACL", "SETUSER", "framegate", "-exists")
+        with closing(Links(server.url("redis"))) as links:
+            looking = threading.Thread(target=links._await_server, args=("gate",), daemon=True)
+            looking.start()
+            wait_until("it was refused", lambda: bool(admin.execute_command("ACL", "LOG")))
+            admin.execute_command("ACL", "SETUSER", "framegate", "+exists")
+            wait_until("it is found again", lambda: links.has_changed)

@@ -1,4 +1,4 @@
-"""Pictures of several slots in one response: whole parts, in any order, until a source moves."""
+"""Requests to other slots, and pictures of several slots in one response."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import pytest
+from starlette.requests import Request
 
 from framegate.pipeline.web import fleet
 from framegate.pipeline.web.fleet import whole_parts
+from framegate.pipeline.web.forward import Forwarder, OtherHost
+from framegate.pipeline.web.limits import Refusal
 from framegate.pipeline.web.other_slots import joined
 
 PARTS = [
@@ -72,3 +75,46 @@ def test_streams_are_joined_until_all_end_or_a_source_has_moved() -> None:
     asyncio.run(look())
     assert set(shown) == {b"c"}
     assert all_of(lambda: joined([], never, 60.0)) == []
+
+
+def exchanged(cookie: str, reply: bytes) -> tuple[str, int]:
+    """Return what another host gets of a request with this cookie, and the status of the answer."""
+    heads: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(reply)
+        await writer.drain()
+        writer.close()
+
+    async def ask() -> int:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as there:
+            port = there.sockets[0].getsockname()[1]
+            headers = [(b"cookie", cookie.encode()), (b"accept", b"text/html")]
+            scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers}
+            request = Request({**scope, "query_string": b"", "server": ("here", 80)})
+            try:
+                response = await Forwarder().answer(
+                    request, OtherHost("b", "there", f"127.0.0.1:{port}")
+                )
+            except Refusal as refusal:
+                return refusal.status
+            response.close()
+            return response.status_code
+
+    status = asyncio.run(ask())
+    return heads[0], status
+
+
+def test_another_host_gets_only_the_cookie_of_the_session() -> None:
+    reply = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+    head, status = exchanged("wiki=a-secret; framegate_0a1b2c3d=value; x=y", reply)
+    assert status == 200
+    assert "cookie: framegate_0a1b2c3d=value\r\n" in head
+    assert "a-secret" not in head
+    assert "cookie" not in exchanged("wiki=a-secret", reply)[0]
+
+
+def test_the_login_page_of_another_host_is_no_answer() -> None:
+    reply = b"HTTP/1.1 303 See Other\r\nlocation: login?next=x\r\ncontent-length: 0\r\n\r\n"
+    assert exchanged("framegate_0a1b2c3d=value", reply)[1] == 502
