@@ -82,7 +82,7 @@ class HostedStage:
         else:
             state = self.stage.State()
         self.checkpoints[source] = Checkpoint(
-            attached.token, attached.position, state, attached.emitted
+            attached.token, attached.position, state, attached.emitted, attached.state
         )
         self._singly.pop(source, None)
 
@@ -99,6 +99,7 @@ class HostedStage:
         checkpoint.position = pending.commit.last
         checkpoint.state = pending.state
         checkpoint.emitted = pending.emitted
+        checkpoint.stored = pending.stored
         if self._singly and checkpoint.position >= self._singly.get(source, checkpoint.position):
             self._singly.pop(source, None)
 

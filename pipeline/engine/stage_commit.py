@@ -26,12 +26,14 @@ class Checkpoint:
 
     token    fencing token of its commits
     emitted  the last frame with an output
+    stored   the state as the store has it; None before the first commit
     """
 
     token: bytes
     position: Position
     state: Any
     emitted: Position
+    stored: bytes | None
 
 
 class Failure(NamedTuple):
@@ -49,7 +51,7 @@ StageOutput = bytes | Failure | Waits | None
 class PendingCommit:
     """The outputs of a stage for a batch of one source, before the store has them.
 
-    state, emitted  those of the checkpoint after the commit
+    state, emitted, stored  those of the checkpoint after the commit
     onward          input of the stage's readers in this process
     undone          the rest of the batch, which runs again
     awaits          the first record of `undone` waits for the answer of a heavier model
@@ -58,6 +60,7 @@ class PendingCommit:
     commit: Commit
     state: Any
     emitted: Position
+    stored: bytes
     onward: list[Arrival]
     undone: list[Arrival]
     awaits: bool
@@ -176,6 +179,7 @@ class CommitBuilder:
         Raises StageRefused if the state cannot be stored.
         """
         checkpoint = self._checkpoint
+        stored = self._encoded_state()
         commit = Commit(
             stage=self._spec.name,
             out=self._spec.out(self._source),
@@ -183,19 +187,27 @@ class CommitBuilder:
             previous=checkpoint.position,
             last=last,
             entries=tuple(self._entries),
-            fields=self._fields(),
+            fields=self._fields(stored),
             counts=tuple(self._counts.items()),
             asides=tuple(self._asides),
             keep=keep,
         )
-        return PendingCommit(commit, self.state, self._emitted, self._onward, undone, awaits)
+        return PendingCommit(
+            commit, self.state, self._emitted, stored, self._onward, undone, awaits
+        )
 
-    def _fields(self) -> tuple[tuple[str, bytes], ...]:
+    def _encoded_state(self) -> bytes:
         try:
-            state = ("s", records.encode(self.state))
+            return records.encode(self.state)
         except TypeError as error:
             what = f"stage {self._spec.name}: its state cannot be stored: {error}"
             raise StageRefused(what) from error
-        if self._emitted == self._checkpoint.emitted:
-            return (state,)
-        return (state, ("e", str(self._emitted).encode()))
+
+    def _fields(self, stored: bytes) -> tuple[tuple[str, bytes], ...]:
+        """Return the fields that change with this commit."""
+        fields: list[tuple[str, bytes]] = []
+        if stored != self._checkpoint.stored:
+            fields.append(("s", stored))
+        if self._emitted != self._checkpoint.emitted:
+            fields.append(("e", str(self._emitted).encode()))
+        return tuple(fields)

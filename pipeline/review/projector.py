@@ -176,7 +176,11 @@ class Projector:
                     hidden = self._hides
                     await self._tried(projection.hide_pictures, *hidden)
                 names = self._names
-                await self._follow_until_changed(projection, names, before - names)
+                try:
+                    await self._follow_until_changed(projection, names, before - names)
+                except FramegateError as error:  # the store was replaced, for example
+                    log.warning("episodes are not read: %s; trying again", error)
+                    await asyncio.sleep(TRY_AGAIN_S)
                 before = names
         finally:
             last = asyncio.ensure_future(self._read_last(projection))

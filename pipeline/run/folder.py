@@ -32,6 +32,7 @@ from framegate.pipeline.contracts.redaction import shown
 
 VERSION = 3
 READERS_S = 60.0  # longest wait for readers of an ended run, which lock its folder
+CHILDREN_S = 2.0  # longest wait for children of a killed run, which hold the lock until they run
 _ENDS_BYTES = 65536
 
 OURS = (
@@ -240,15 +241,19 @@ def read_run(folder: Path) -> RunFile | None:
 def _locked(lock: int) -> bool:
     """Take a folder's lock for a run. Return False if another run has it.
 
-    Readers of an ended run lock the folder while they load its store; we wait for them.
+    Readers of an ended run lock the folder while they load its store; we wait for them, and for a
+    moment for the children of a killed run that were just being started.
     """
-    deadline = time.monotonic() + READERS_S
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() > deadline or not _only_readers(lock):
+            patience_s = CHILDREN_S
+            if _only_readers(lock):
+                patience_s = READERS_S
+            if time.monotonic() > began + patience_s:
                 return False
         time.sleep(0.05)
 

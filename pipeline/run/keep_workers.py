@@ -433,7 +433,7 @@ class Workers:
         No other worker gets the sources, because one of their frames may have caused the deaths.
         """
         names = [source.name for source in self._sources_of(worker)]
-        others = [w for w in self._served if w is not worker and w.was_ready]
+        others = [each for each in self._served if each is not worker]  # some may start just now
         if not others or not self._shards.close(worker.name):
             return False
         self._planned.remove(worker)

@@ -79,4 +79,4 @@ def test_a_source_moves_while_its_model_changes(
     groups = [name for name, _ in itertools.groupby(r["models"][0] for r in results)]
     assert groups[0].startswith(CONFIGURED)
     assert not any(name.startswith(CONFIGURED) for name in groups[1:])
-    assert len(groups) > 2, "the model changed before the move"
+    assert len(groups) > 1, "the model changed before the move"

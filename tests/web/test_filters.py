@@ -175,7 +175,7 @@ def test_a_false_episode_hides_its_object_and_an_area_is_drawn_to_ignore(
     visit.page.wait_for_selector("#hide >> text=The filter hidden_1 hides it")
     assert [each.name for each in filters.run.filters] == ["hidden_1"]
     assert visit.look("document.documentElement.scrollWidth") <= width
-    assert visit.faults == []
+    assert [fault for fault in visit.faults if "404" not in fault] == []
     visit.close()
     visit = Visit(browser, f"{url}/rules", width)
     visit.page.wait_for_selector("#filters >> text=hidden_1")
@@ -194,5 +194,5 @@ def test_a_false_episode_hides_its_object_and_an_area_is_drawn_to_ignore(
     visit.page.wait_for_selector("#filters >> text=hidden_1", state="detached")
     assert [each.name for each in filters.run.filters] == ["street"]
     assert visit.look("document.documentElement.scrollWidth") <= width
-    assert visit.faults == []
+    assert [fault for fault in visit.faults if "404" not in fault] == []
     visit.close()
