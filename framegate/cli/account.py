@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import os
 import re
@@ -222,21 +223,34 @@ def _text_of(file: Path) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    """Replace the file at once. Only its owner may read it. ConfigFaults."""
+    """Replace the file at once. Only its owner, who stays, may read it. ConfigFaults."""
     accounts_in(text, file)
+    real = Path(os.path.realpath(file))  # a link stays
     try:
-        descriptor, name = tempfile.mkstemp(".toml", ".accounts-", file.parent)
+        descriptor, name = tempfile.mkstemp(".toml", ".accounts-", real.parent)
         try:
             with open(descriptor, "w", encoding="utf-8") as opened:
+                _keep_owner(real, descriptor)
                 opened.write(text)
                 opened.flush()
                 os.fsync(opened.fileno())
-            os.replace(name, file)
+            os.replace(name, real)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise ConfigFaults([f"{file}: {error.strerror or error}"]) from None
+
+
+def _keep_owner(file: Path, new: int) -> None:
+    """Give an open file the owner of another one, so that a run can read what root wrote. OSError.
+
+    Nothing is done if the other one does not exist.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        before, own = file.stat(), os.fstat(new)
+        if (before.st_uid, before.st_gid) != (own.st_uid, own.st_gid):
+            os.fchown(new, before.st_uid, before.st_gid)
 
 
 def _option(file: Path) -> str:

@@ -185,6 +185,10 @@ def _set(parsed: argparse.Namespace) -> Exit:
         changes = [ConfigChange(f"{parsed.path}.{key}", value) for key, value in new.items()]
     else:
         old = value_at(now.tables, keys) or {}
+        if not isinstance(old, dict):
+            table, _, key = parsed.path.rpartition(".")
+            fault = f"{parsed.path}: it is a key, not a table; set it in its table: "
+            raise ConfigFaults([f"{fault}framegate rules set {table} '{key} = VALUE'"])
         changes = [ConfigChange(parsed.path, {**old, **new})]
     return _changed(parsed, now, changes)
 

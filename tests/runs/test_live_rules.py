@@ -278,6 +278,9 @@ def test_sinks_and_masks_change_and_the_command_says_what_waits(
         wait_until("it gets a crossing", lambda: _rules_of(receiver, got)[-1:] == ["people"])
         off = framegate(folder, "rules", "off", "visitr", "-d", "data")
         assert "has no such rule; did you mean visitor?" in off.err
+        key = ("events.rules.visitor.when", "x = 1")
+        wrong = framegate(folder, "rules", "set", *key, "-d", "data")
+        assert "framegate rules set events.rules.visitor 'when = VALUE'" in wrong.err
         assert framegate(folder, "rules", "off", "visitor", "-d", "data").code == DONE
         assert tomllib.loads(file.read_text(encoding="utf-8"))["events"]["rules"]["visitor"] == {
             "when": "inside", "area": "middle", "update_s": 1, "enabled": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.system.ports import listening_at
 from framegate.pipeline.web.access import TrustedProxies, guarded
 from framegate.pipeline.web.accounts import AccountFile, digest_of, read_accounts
+from framegate.pipeline.web.connections import RequestLimit
+from framegate.pipeline.web.limits import LIMITS
 from framegate.pipeline.web.login import login_routes
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.route_table import with_doors
@@ -53,7 +56,10 @@ def served(file: Path, proxies: TrustedProxies | None = None) -> Iterator[httpx.
     sessions = Sessions("a key", digest_of(RUN_TOKEN.encode()), accounts)
     app = Starlette(routes=with_doors([*login_routes(sessions), page("/", "page.html", "")]))
     listening = listening_at("127.0.0.1", 0)
-    door = guarded(app, listening, digest_of(RUN_TOKEN.encode()), (), accounts, sessions, proxies)
+    # The limit marks a connection as needed: without it, a login that takes 10 s is cut off.
+    limited = RequestLimit(app, LIMITS.requests)
+    token = digest_of(RUN_TOKEN.encode())
+    door = guarded(limited, listening, token, (), accounts, sessions, proxies)
     with (
         serving_app(door, listening) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client,
@@ -205,6 +211,20 @@ def test_an_account_is_added_listed_and_removed(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_of_accounts_keeps_its_owner_and_its_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.toml", tmp_path / "accounts.toml"
+    assert framegate(tmp_path, "account", "add", "wall", "--file", "real.toml").code == 0
+    link.symlink_to(real)
+    owner = os.geteuid()
+    if owner == 0:  # root adds accounts to the file of the user that the run has
+        owner = 12345
+        os.chown(real, owner, owner)
+    assert framegate(tmp_path, "account", "add", "guard").code == 0
+    assert link.is_symlink()
+    assert sorted(read_accounts(link)) == ["guard", "wall"]
+    assert real.stat().st_uid == owner
+
+
 def test_a_faulty_account_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
     for words, reason in (
         (("add", "A wall"), "a name is"),
@@ -241,7 +261,8 @@ def test_a_person_logs_in_and_out_on_the_page(
     sessions = Sessions("a key", digest_of(RUN_TOKEN.encode()), accounts)
     listening = listening_at("127.0.0.1", 0)
     with whole_port(store, tmp_path, sessions) as app:
-        door = guarded(app, listening, digest_of(RUN_TOKEN.encode()), (), accounts, sessions)
+        limited = RequestLimit(app, LIMITS.requests)
+        door = guarded(limited, listening, digest_of(RUN_TOKEN.encode()), (), accounts, sessions)
         with serving_app(door, listening) as port, chromium() as browser:
             visit = Visit(browser, f"http://127.0.0.1:{port}/review")
             page = visit.page
