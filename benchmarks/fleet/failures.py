@@ -87,7 +87,7 @@ class CameraFleet:
         folder.mkdir(exist_ok=True)
         if not (folder / "pipeline.toml").exists():
             (folder / "pipeline.toml").write_text(configuration.packaged({}), encoding="utf-8")
-        words = (keeper.__file__, slot, f"redis://{self._store_at[host.name]}", str(folder))
+        words = (keeper.__file__, f"redis://{self._store_at[host.name]}", str(folder), slot)
         host.start(words, folder / "log.txt", self._env[slot])
 
     def home(self, slot: str) -> list[str]:

@@ -73,14 +73,14 @@ class Host:
         self.init.wait()
         self.init = None
 
-    def stop(self) -> None:
-        """End the init, which ends all others; kill what does not end."""
+    def stop(self, wait_s: float = _END_S) -> None:
+        """End the init, which ends all others; kill what does not end in that time."""
         if self.init is None:
             return
         with contextlib.suppress(ProcessLookupError, StopIteration):
             os.kill(self._first(), signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.init.wait(_END_S)
+            self.init.wait(wait_s)
         self.kill()
 
     def _first(self) -> int:

@@ -74,7 +74,12 @@ def memory_bytes(root: int, without: int | None = None) -> int:
 
 def own_memory_bytes(root: int) -> int:
     """Memory of the tree that is no file's: what can leak, whoever else maps the same files."""
-    return sum(_mapped(pid, "Anonymous") for pid in tree(root))
+    return sum(memory_of(pid) for pid in tree(root))
+
+
+def memory_of(pid: int) -> int:
+    """Return the memory of one process that is no file's, in bytes; 0 if it has ended."""
+    return _mapped(pid, "Anonymous")
 
 
 def switches(root: int) -> int:

@@ -118,9 +118,7 @@ class Watch:
         """
         kept = self.samples[int(len(self.samples) * SETTLED) :]
         values = [sample[what] for sample in kept]
-        half = len(values) // 2
-        first, second = _peak(values[:half] or values), _peak(values[half:])
-        grown = second / first - 1 if first else 0.0
+        grown = grown_share(values)
         flat = max(values) <= LOG_MB if what == "log_mb" else grown <= FLAT_SHARE
         return {
             "mean": round(statistics.fmean(values), 1),
@@ -128,6 +126,13 @@ class Watch:
             "grown_share": round(grown, 4),
             "flat": flat,
         }
+
+
+def grown_share(values: Sequence[float]) -> float:
+    """Return how much higher the peaks of the second half are than those of the first."""
+    half = len(values) // 2
+    first, second = _peak(values[:half] or values), _peak(values[half:])
+    return second / first - 1 if first else 0.0
 
 
 def _peak(values: Sequence[float]) -> float:

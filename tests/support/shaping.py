@@ -97,6 +97,7 @@ class Link:
         self.whole = asyncio.Event()
         self.whole.set()
         self._up, self._down = Direction(self), Direction(self)
+        self._connections = set[asyncio.Task[None] | None]()  # asyncio does not keep all of them
 
     def take(self, shape: Shape) -> None:
         """It is like this from now on."""
@@ -108,6 +109,14 @@ class Link:
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Somebody came."""
+        connection = asyncio.current_task()
+        self._connections.add(connection)
+        try:
+            await self._carry(reader, writer)
+        finally:
+            self._connections.discard(connection)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self.whole.wait()
         try:
             there, back = await self._open()

@@ -47,14 +47,18 @@ class Checker:
     published frames is the number of frames in the stream.
     """
 
-    def __init__(self, url: str, *sources: str, may_lose: bool = False) -> None:
+    def __init__(
+        self, url: str, *sources: str, may_lose: bool = False, every_s: float = LOOK_S
+    ) -> None:
         """Begin to follow.
 
         may_lose  whether the store may be set back, as by a failover: then entries may be lost, and
                   each that is published again has the same content, except for its times
+        every_s   seconds from the end of a look at all sources to the next one
         """
         self._reader = Reader(url)
         self._may_lose = may_lose
+        self._every_s = every_s
         self._sources = [_Source(name) for name in sources]
         self._faults: list[str] = []
         self.looks = 0
@@ -63,7 +67,7 @@ class Checker:
         self._thread.start()
 
     def _follow(self) -> None:
-        while not self._closing.wait(LOOK_S):
+        while not self._closing.wait(self._every_s):
             for source in self._sources:
                 with suppress(*AWAY):
                     self._look(source)
