@@ -17,6 +17,7 @@ import msgspec
 
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.recording.adopt_files import finish_left_files
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import RecordingLost
 from framegate.pipeline.store.redis_client import connect, store_errors
@@ -81,6 +82,7 @@ def note_places(
     url: str, slot: str, folder: str, http: str, before: Mapping[str, RecordingPlace]
 ) -> dict[str, RecordingPlace]:
     """Write the changed places of a data folder of this host into a store, and return them all.
+    Files that a killed recorder left are finished first.
 
     before  the places at the last call, by source; they are returned if the index cannot be read
     StoreLost, StoreBusy, StoreRefused.
@@ -109,6 +111,7 @@ def _places_here(slot: str, folder: str, http: str) -> dict[str, RecordingPlace]
     data = Path(folder).resolve()
     try:
         with closing(Index(data, makes=False)) as index:
+            finish_left_files(index)
             recorded = index.recorded()
     except ConfigFaults:  # nothing was recorded there
         return {}

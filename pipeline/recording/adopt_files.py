@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -133,6 +133,19 @@ def adopt_file(index: Index, path: Path, source: str) -> None:
     row = _finished(path, source, math.inf)
     if row is not None:
         repeat_if_replaced(partial(index.add, [row]))
+
+
+def finish_left_files(index: Index) -> None:
+    """Finish the last file of each source whose recorder has died, and add its row.
+
+    For sources that another slot of a fleet serves now: here no recorder adopts their files. A file
+    that a process still writes is left alone, and so is one that cannot be read. RecordingLost.
+    """
+    for state in index.recorders.states():
+        path = index.folder / f"{state.path}{OPEN}"
+        if path.exists():
+            with suppress(OSError, NotWhole):
+                adopt_file(index, path, state.source)
 
 
 def files_of(folder: Path) -> Iterator[Path]:

@@ -11,24 +11,18 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
-from framegate.pipeline.contracts.episodes import Change, Severity
+from framegate.pipeline.contracts.episodes import Change, Clip, Severity
 from framegate.pipeline.recording.durable import newest_time, remove_empty
 from framegate.pipeline.recording.index_tables import (
-    FOLDER,
     IndexTables,
-    RecordingLost,
-    repeat_if_replaced,
 )
 from framegate.pipeline.recording.recorder_states import SUFFIX, Recorders
 from framegate.pipeline.system.clocks import (
@@ -38,8 +32,6 @@ from framegate.pipeline.system.clocks import (
     kept_time,
     read_host_clock,
 )
-
-log = logging.getLogger(__name__)
 
 Cause = Literal["age", "bytes", "space"]
 _LEVELS: Final[dict[str, int]] = {"detection": 1, "alert": 2}
@@ -185,7 +177,8 @@ class Index:
                 db.execute(
                     f"INSERT OR IGNORE INTO segment VALUES ({marks})", tuple(columns.values())
                 )
-                self._mark(db, segment.source, segment.captured, segment.captured_end)
+                # By path: a file of one picture has no duration, so no range contains it.
+                db.execute(f"{_MARK} WHERE path = ?", (segment.path,))
 
     def forget(self, paths: Iterable[str]) -> None:
         """Remove rows whose files are gone."""
@@ -385,13 +378,18 @@ class Index:
 
     def pin_clip(self, change: Change) -> None:
         """Keep the clip of an episode, as this change of the episode defines it."""
+        if change.clip is not None:
+            since, until = _span(change, change.clip)
+            self.pin(change.source, since, until, change.episode, change.severity)
+
+    def has_clip(self, change: Change) -> bool:
+        """Return whether a finished file has a part of the clip of an episode."""
         if change.clip is None:
-            return
-        until = change.last.captured + change.clip.after_s
-        if change.step != "end":
-            until += OPEN_S
-        since = change.began.captured - change.clip.before_s
-        self.pin(change.source, since, until, change.episode, change.severity)
+            return False
+        since, until = _span(change, change.clip)
+        query = f"SELECT EXISTS (SELECT 1 FROM segment WHERE {_OVERLAPS})"
+        span = (change.source, since - _LOOK_BACK_S, until, since)
+        return self._tables.rows(query, span) == [(1,)]
 
     def unpin(self, why: str) -> None:
         """Remove a pin."""
@@ -488,21 +486,9 @@ class Index:
                 db.execute("DELETE FROM pin WHERE written < ?", pins)
 
 
-def pin_clips(data: Path, changes: Sequence[Change]) -> list[Change]:
-    """Pin the clips of episodes, as these changes define them, if anything is recorded. It may be
-    repeated.
-
-    Return the changes that the index refuses now. That is logged and not raised: episodes matter
-    more than their clips.
-    """
-    waiting = [change for change in changes if change.clip is not None]
-    if not waiting or not (data / FOLDER).is_dir():
-        return []
-    try:
-        with closing(Index(data)) as index:
-            while waiting:
-                repeat_if_replaced(partial(index.pin_clip, waiting[0]))
-                del waiting[0]
-    except RecordingLost as error:
-        log.warning("clips of %d changes of episodes are pinned later: %s", len(waiting), error)
-    return waiting
+def _span(change: Change, clip: Clip) -> tuple[float, float]:
+    """Return the time of a clip, UNIX seconds, as this change of its episode defines it."""
+    until = change.last.captured + clip.after_s
+    if change.step != "end":
+        until += OPEN_S
+    return change.began.captured - clip.before_s, until

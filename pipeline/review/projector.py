@@ -38,7 +38,7 @@ from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.contracts.visits import VisitEntry, read_last_visits, read_visits
-from framegate.pipeline.recording.index import pin_clips
+from framegate.pipeline.recording.clips import pin_clips, recorded_clips
 from framegate.pipeline.review.event_database import DatabaseRefused
 from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.store.hop import FRAME
@@ -154,7 +154,8 @@ class Projector:
     def take_fleet(self, names: Collection[str]) -> None:
         """Replace the list of the sources of a fleet, of which the episodes are copied, too.
 
-        Their clips are pinned, and their visits copied, only by the slot that serves them.
+        Their visits are copied only by the slot that serves them. Their clips are pinned if this
+        data folder has recordings of them, from the time before they moved.
         """
         self._others = frozenset(names)
 
@@ -239,7 +240,7 @@ class Projector:
         stage: str,
         names: Collection[str],
         once: bool,
-        pins: bool = True,
+        is_own: bool = True,
     ) -> None:
         known = await self._tried(projection.positions, stage)
         start = {name: str(known[name]) for name in names if name in known}
@@ -264,18 +265,20 @@ class Projector:
                 while follower.ready:  # one transaction for all entries that have been read
                     entries.append(follower.ready.popleft())
                 await self._take(
-                    projection, [entry for entry in entries if isinstance(entry, _Entry)], pins
+                    projection, [entry for entry in entries if isinstance(entry, _Entry)], is_own
                 )
 
     async def _take(
-        self, projection: Projection, entries: Sequence[EventEntry | VisitEntry], pins: bool
+        self, projection: Projection, entries: Sequence[EventEntry | VisitEntry], is_own: bool
     ) -> None:
         # Pin before the position is stored. After a kill in between the clips are pinned again,
         # which changes nothing.
         changes: list[Change] = []
         for entry in entries:
-            if pins and isinstance(entry, EventEntry):
+            if isinstance(entry, EventEntry):
                 changes += entry.changes.changes
+        if changes and not is_own:
+            changes = await in_thread(recorded_clips, self._file.parent, changes)
         await self._pin(changes)
         for gap in await self._tried(projection.take, entries):
             log.warning("%s", gap)
@@ -292,7 +295,7 @@ class Projector:
                 if names:
                     names &= await in_thread(known_sources, self._url)
                 if names:
-                    await self._follow(projection, keys.EVENTS, names, once=True, pins=False)
+                    await self._follow(projection, keys.EVENTS, names, once=True, is_own=False)
                 if names and time.monotonic() - tidied_mono >= TIDY_S:
                     tidied_mono = time.monotonic()
                     times = await in_thread(watched, self._url, names)

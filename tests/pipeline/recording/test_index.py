@@ -16,7 +16,8 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.adopt_files import rebuild
-from framegate.pipeline.recording.index import Index, Segment, pin_clips
+from framegate.pipeline.recording.clips import pin_clips
+from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.index_tables import FOLDER, NAME
 from framegate.pipeline.recording.recorder_states import OPEN, RecordedLoss, RecordingGap
 from framegate.pipeline.recording.retention import free_bytes, trim
