@@ -67,6 +67,7 @@ when = "crosses"
 line = "gate"
 """
 FRAMES = 500
+LONG = 5000  # of a run that must not end before a busy machine has made all changes
 
 
 def user_folder(made: Path, events: str, frames: int = FRAMES) -> Path:
@@ -258,7 +259,7 @@ def receiver() -> Iterator[WebhookReceiver]:
 def test_sinks_and_masks_change_and_the_command_says_what_waits(
     tmp_path: Path, receiver: WebhookReceiver
 ) -> None:
-    folder = user_folder(tmp_path / "user", UNCHANGED)
+    folder = user_folder(tmp_path / "user", UNCHANGED, LONG)
     data, file = folder / "data", folder / "pipeline.toml"
     with Command(folder, "run", "door.mkv", "-d", "data", "--pace", "realtime") as run:
         wait_until("the run answers", lambda: has_run(data))
@@ -291,6 +292,7 @@ def test_sinks_and_masks_change_and_the_command_says_what_waits(
         ]  # fmt: skip
         changed(data, "sinks.office", None)
         assert workers(run.process.pid)["shard-1"] == pid, "no worker was restarted"
+        run.interrupt()
         ended = run.wait()
     assert ended.code == DONE, ended.err
     ids = [each.id for each in receiver.taken]
@@ -325,7 +327,7 @@ commands = true
 def test_a_broker_switches_profiles_and_rules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = user_folder(tmp_path / "user", UNCHANGED + PROFILES)
+    folder = user_folder(tmp_path / "user", UNCHANGED + PROFILES, LONG)
     data = folder / "data"
     broker = Broker(tmp_path / "broker")
     broker.start()
