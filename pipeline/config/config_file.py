@@ -168,8 +168,8 @@ def earlier_text(path: Path, now: str, version: str) -> str:
     if kept[-1].after != now:
         raise ConfigFaults(
             [
-                f"configuration {path}: it was edited by hand after the last change; name the "
-                "version to go back to, of its history"
+                f"configuration {path}: it was edited by hand, or its profile was switched, "
+                "after the last change; name the version to go back to, of its history"
             ]
         )
     return kept[-1].text

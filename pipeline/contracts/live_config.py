@@ -45,7 +45,7 @@ class RestoreConfig(msgspec.Struct, frozen=True, tag=True):
 
     digest   of the text that the user saw
     version  digest of the earlier text; "": the text before the last change, which is refused if
-             the file was edited by hand after that change
+             the file was edited by hand, or its profile was switched, after that change
     """
 
     digest: str
