@@ -27,6 +27,7 @@ from framegate.pipeline.store.hop import END
 from tests.support.runs import environment
 
 ENGINE: Final = "keeper"
+ALL: Final = "all slots"
 _TRACEBACK: Final = re.compile(r"^Traceback .*(?:\n[ \t].*)*\n(\S.*)", re.MULTILINE)
 _ERROR: Final = re.compile(r"^\S+ ERROR +(.*)", re.MULTILINE)
 _SHOWN: Final = 20
@@ -82,16 +83,19 @@ class Memory:
         """Sample nothing so far."""
         self._fleet = fleet
         self._samples: dict[str, list[tuple[float, float]]] = {
-            name: [] for name in (*fleet.all_slots, ENGINE)
+            name: [] for name in (*fleet.all_slots, ALL, ENGINE)
         }
 
     def sample(self, elapsed_s: float) -> None:
         """Take one sample of what is up."""
-        engines = 0
+        engines = slots = 0
         for name in HOSTS:
             for slot, pid in self._fleet.runs(name).items():
-                self._samples[slot].append((elapsed_s, own_memory_bytes(pid) / 1e6))
+                size = own_memory_bytes(pid)
+                slots += size
+                self._samples[slot].append((elapsed_s, size / 1e6))
             engines += sum(memory_of(pid) for pid in self._fleet.engine(name))
+        self._samples[ALL].append((elapsed_s, slots / 1e6))
         self._samples[ENGINE].append((elapsed_s, engines / 1e6))
 
     def rows(self, seconds: float) -> dict[str, dict[str, float]]:
@@ -161,7 +165,7 @@ def fsck_faults(fleet: SoakFleet) -> list[str]:
     """Return what `framegate fsck` finds in the data folder of each slot, and in the store."""
     faults = []
     for slot in fleet.all_slots:
-        words = ("fsck", str(fleet.data(slot)), "--store", fleet.store.url)
+        words = ("fsck", str(fleet.data(slot)), "--store", fleet.store.url, "--json")
         done = subprocess.run(
             (sys.executable, "-m", "framegate.cli", *words),
             env=environment(),
