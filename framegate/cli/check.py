@@ -85,6 +85,7 @@ from framegate.pipeline.system.outputs import (
     save_faults,
     saved_video,
 )
+from framegate.pipeline.web.port_files import report_port_files
 
 if TYPE_CHECKING:
     from framegate.pipeline.promise.period import Promise
@@ -186,6 +187,8 @@ def check(
                     report.say("sinks", f"{name}: {check_receiver(name, sink)}")
                 except ReceiverUnavailable as error:
                     report.warn("sinks", f"{name}: {error}; a run would try again")
+        with report.watching("http"):
+            report_port_files(config, report.say, report.warn)
         with report.watching("open files"):
             allowed = take_open_files(len(config.sources))
             needed = files_needed(len(config.sources))

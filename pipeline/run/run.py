@@ -14,12 +14,11 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from msgspec import structs
 
-from framegate.pipeline.config.config import Config, HttpConfig
+from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.events import rules_to_mute
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.config.sinks import episode_sinks
@@ -74,7 +73,6 @@ from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.machine import take_open_files
 from framegate.pipeline.system.outputs import save_faults
 from framegate.pipeline.system.ports import HTTP_DEFAULT, OFF
-from framegate.pipeline.web.accounts import read_accounts
 from framegate.pipeline.web.port import (
     TOKEN_ENV,
     AccessToken,
@@ -83,8 +81,7 @@ from framegate.pipeline.web.port import (
     find_token,
     is_loopback,
 )
-from framegate.pipeline.web.sessions import check_packages
-from framegate.pipeline.web.tls import PortCertificate
+from framegate.pipeline.web.port_files import check_port_files
 
 T = TypeVar("T")
 
@@ -181,7 +178,8 @@ def _token(
     ConfigFaults, also of the files of accounts and of the certificate.
     """
     is_reachable = listening is not None and not is_loopback(listening)
-    has_accounts = _check_http_files(config.http)
+    check_port_files(config.http)
+    has_accounts = config.http.accounts_file is not None
     needs_token = is_reachable or has_accounts
     token = find_token(config.http.token_file, os.environ, folder.path, make=needs_token)
     if has_accounts and token is None:
@@ -205,18 +203,6 @@ def _token(
                 demand,
             )
     return token
-
-
-def _check_http_files(http: HttpConfig) -> bool:
-    """Check the files of accounts and of the certificate. Return whether there are accounts."""
-    if http.tls_certificate is not None:
-        PortCertificate(http.tls_certificate, http.tls_key)
-    if http.accounts_file is None:
-        return False
-    accounts = read_accounts(Path(http.accounts_file))
-    if any(account.password for account in accounts.values()):
-        check_packages()
-    return True
 
 
 def _asked_sources(config: Config, options: RunOptions) -> list[RunSource]:

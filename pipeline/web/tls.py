@@ -65,6 +65,11 @@ def _context(certificate: str, key: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    for option, file in (("tls_certificate", certificate), ("tls_key", key)):
+        try:
+            Path(file or certificate).open("rb").close()
+        except OSError as error:
+            raise ConfigFaults([f"http.{option} = {file!r}: {error.strerror}"]) from None
     try:
         # An encrypted key would ask at the terminal; a wrong password refuses it instead.
         context.load_cert_chain(certificate, key, password="")
@@ -72,8 +77,14 @@ def _context(certificate: str, key: str | None) -> ssl.SSLContext:
         where = f"http.tls_certificate = {certificate!r}"
         if key is not None:
             where += f", tls_key = {key!r}"
-        raise ConfigFaults([f"{where}: {error}; needed: certificate and key, PEM"]) from None
+        raise ConfigFaults([f"{where}: {_reason(error)}"]) from None
     return context
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is not that of the certificate"
+    return f"needed: certificate and key, PEM, without a passphrase; {error}"
 
 
 async def wants_tls(caller: socket.socket) -> bool:

@@ -516,3 +516,23 @@ def test_the_events_that_a_camera_offers(password: str, remarks: list[str]) -> N
     assert remark.is_doubt
     assert "does not answer" in remark.text
     assert "has another port, set events to its URL" in remark.text
+
+
+def test_files_of_the_http_port_are_checked(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accounts = tmp_path / "accounts.toml"
+    digest = "0" * 64
+    accounts.write_text(
+        f'[wall]\nrole = "viewer"\nsources = ["dor"]\ntoken = "{digest}"\n', encoding="utf-8"
+    )
+    missing = tmp_path / "missing.pem"
+    http = f'[http]\naccounts_file = "{accounts}"\n'
+    assert check(configured(clip, text=CROWD + http)) is Exit.DONE
+    said = capsys.readouterr().out
+    assert f"{accounts}: accounts wall" in said
+    assert "WARNING: account wall: there is no source dor; did you mean door?" in said
+    with_tls = f'{CROWD}{http}tls_certificate = "{missing}"\n'
+    assert check(configured(clip, text=with_tls)) is Exit.USAGE
+    fault = f"http.tls_certificate = '{missing}': No such file or directory"
+    assert fault in capsys.readouterr().out
