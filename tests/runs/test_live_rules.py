@@ -305,7 +305,7 @@ def _rules_of(receiver: WebhookReceiver, after: int) -> list[str]:
 
 
 def _is_black(folder: Path) -> bool:
-    if framegate(folder, "snapshot", "door", "--plain", "-d", "data").code != DONE:
+    if framegate(folder, "snapshot", "door", "--plain", "--overwrite", "-d", "data").code != DONE:
         return False
     picture = cv2.imread(str(folder / "door.jpg"))
     return picture is not None and int(picture.max()) < 24
