@@ -1,4 +1,4 @@
-"""What a hop stores is small: states of at most 2 KB, and at most 2 KB of entries for each frame."""
+"""What a hop stores is small: states of at most 2 KB, and at most 2 KB of entries for a frame."""
 
 from __future__ import annotations
 
