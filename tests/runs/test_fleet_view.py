@@ -378,7 +378,8 @@ def test_the_pages_of_a_slot_show_the_sources_and_clips_of_the_other(hosts: TwoH
         visit.until("document.querySelector('#list button') !== null")
         visit.page.click("#list button")
         visit.until("document.querySelector('video')?.readyState > 0")
-        assert visit.faults == []
+        # Pictures of the page that was left may still be on their way.
+        assert [fault for fault in visit.faults if "ABORTED" not in fault] == []
         visit.close()
 
 
