@@ -182,7 +182,8 @@ class Projector:
                 except FramegateError as error:  # the store was replaced, for example
                     log.warning("episodes are not read: %s; trying again", error)
                     await asyncio.sleep(TRY_AGAIN_S)
-                before = names
+                else:
+                    before = names  # after an error, removed sources are read again
         finally:
             last = asyncio.ensure_future(self._read_last(projection))
             await asyncio.wait({last}, timeout=LAST_S)

@@ -185,7 +185,7 @@ class _Conversion:
         """Return the polygons of `mask`: one text, a list of texts, or tables with names."""
         mask = keys.get("mask")
         if isinstance(mask, Mapping):
-            named = Layers([("mask", mask)], self.read)
+            named = keys.below("mask")
             tables = [named.below(name) for name in named.names()]
             on = [table for table in tables if table.get("enabled", True)]
             return [self._polygon(table, "coordinates", camera, size) for table in on]
