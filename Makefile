@@ -27,7 +27,7 @@ help:
 	@echo "make docs          build a site of the documents in build/site; a dead link is an error"
 	@echo "make pages         write the generated tables of the documents"
 	@echo "make graph         write which folder imports which, into docs/imports.md and ARCHITECTURE.md"
-	@echo "make package       build a wheel and a source distribution in build/dist, and check them"
+	@echo "make package       build and check the wheel, the source distribution and the locked versions in build/dist"
 	@echo "make licences      write the licences of everything that is shipped, and its SBOM"
 	@echo "make locks         resolve the locked versions again"
 	@echo "make platforms     look for a wheel of each dependency on each platform (asks the registry)"
@@ -99,11 +99,13 @@ pages: install graph
 graph: install
 	$(BIN)/python -m tests.repo.imports
 
-# A wheel and a source distribution in build/dist, as a package index would take them.
+# All that a release is published with, in build/dist; the wheel and the source distribution as a
+# package index would take them.
 package: $(VENV)/release/installed
 	rm -rf build/dist build/lib
 	$(VENV)/release/bin/python -m build --no-isolation --outdir build/dist
 	$(VENV)/release/bin/twine check --strict build/dist/*
+	$(VENV)/release/bin/python deploy/release.py build/dist
 
 # Also into the page and the list of what is shipped, from what is installed.
 licences: $(VENV)/release/installed

@@ -2,11 +2,11 @@
 
     python -m benchmarks.all [--quick] [--only NAME ...] [--resume] [--data FOLDER] [--peers PYTHON]
 
-Each in a process of its own, with a time-out, and alone, because another one would change its
-figures. Whole results are kept in benchmarks/results; those of `--quick` nowhere: it checks that
-each has every key of the kept one, and runs one a core at once, at most four. `--resume` goes on
-with those that have no result of this code. Ctrl-C ends those that run and shows the results so
-far. The exit code is 0 where all ran, whatever they held; 1 where one failed.
+Each runs in a process of its own, with a time-out, and alone, because another one would change its
+figures. Whole results are kept in benchmarks/results. `--quick` keeps none: it checks that each has
+every key of the kept one, and runs one benchmark a core at once, at most four. `--resume` measures
+only those that have no result of this code. Ctrl-C ends those that run and shows the results so
+far. The exit code is 0 if all ran, also with missed targets, and 1 if one failed.
 """
 
 from __future__ import annotations
@@ -26,21 +26,29 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.code_behind import digest_of
-from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark, BenchmarkResult
+from benchmarks.harness.report import DISTURBED, LACKS, RESULTS, Bar, Benchmark, BenchmarkResult
 
-NAMES: Final = tuple(
-    sorted(
+# The figures of README.md first, then those that users ask for most: a campaign may be cut short.
+_FIRST: Final = ("live", "soak", "gate", "first_contact", "truth", "floor", "idle", "fleet")
+
+
+def _names() -> tuple[str, ...]:
+    names = sorted(
         path.parent.name if path.stem == "__init__" else path.stem
         for path in (*RESULTS.parent.glob("*.py"), *RESULTS.parent.glob("*/__init__.py"))
         if "\nBENCHMARK = " in path.read_text(encoding="utf-8")
     )
-)
+    return (*_FIRST, *[name for name in names if name not in _FIRST])
+
+
+NAMES: Final = _names()
+_DISTURBED: Final = "not kept: other work ran beside it"
 QUICK_S, WHOLE_S = 600.0, 6 * 3600.0
 _END_S = 60.0
 _AT_ONCE: Final = 4  # most quick ones at a time: some need 1 GB of memory
@@ -48,7 +56,11 @@ _AT_ONCE: Final = 4  # most quick ones at a time: some need 1 GB of memory
 
 @dataclass(frozen=True)
 class Ended:
-    """How one benchmark ended. result: None where it told none; fault: empty where all is well."""
+    """How one benchmark ended.
+
+    result  None if it printed none
+    fault   empty without one
+    """
 
     name: str
     result: BenchmarkResult | None
@@ -56,13 +68,13 @@ class Ended:
 
 
 def declared(name: str) -> Benchmark:
-    """What the module says of itself."""
+    """Return the declaration of a benchmark."""
     benchmark: Benchmark = import_module(f"benchmarks.{name}").BENCHMARK
     return benchmark
 
 
 def kept(name: str) -> BenchmarkResult | None:
-    """The result that is in benchmarks/results; None: there is none."""
+    """Return the result in benchmarks/results; None without one."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -70,8 +82,12 @@ def kept(name: str) -> BenchmarkResult | None:
 def is_current(name: str) -> bool:
     """Return whether the kept result is of the code as it is now."""
     result = kept(name)
-    told: dict[str, Any] = {} if result is None else result["conditions"]
-    return told.get("code") == digest_of(f"benchmarks.{name.partition('-')[0]}")
+    if result is None:
+        return False
+    is_same: bool = result["conditions"].get("code") == digest_of(
+        f"benchmarks.{name.partition('-')[0]}"
+    )
+    return is_same
 
 
 class Running:
@@ -117,6 +133,8 @@ class Running:
         code = self._process.returncode
         if not is_late and code == LACKS:
             return Ended(self.name, None, f"not measured: {lines[-1] if lines else ''}")
+        if not is_late and code == DISTURBED:
+            return Ended(self.name, None, _DISTURBED)
         if is_late or code != 0:
             print(*lines[-25:], sep="\n")
             why = "took too long" if is_late else f"ended with {code}"
@@ -162,7 +180,7 @@ def measured(
     given: argparse.Namespace, names: Sequence[str], at_once: int
 ) -> Generator[Ended, None, None]:
     """Run the benchmarks of these names, at most `at_once` at a time; yield each when it ends."""
-    waiting, running = deque(names), list[Running]()
+    waiting, running, repeated = deque(names), list[Running](), set[str]()
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -175,7 +193,11 @@ def measured(
                 took = time.monotonic() - one.began
                 spent = f"{took:.0f} s, {one.cpu_s:.0f} s of CPU time"
                 print(f"{one.name}: {spent}, {ended.fault or 'ok'}", flush=True)
-                yield ended
+                if ended.fault == _DISTURBED and one.name not in repeated:
+                    repeated.add(one.name)
+                    waiting.append(one.name)
+                else:
+                    yield ended
             if not over:
                 time.sleep(0.05)
     finally:
@@ -184,7 +206,7 @@ def measured(
 
 
 def table(ended: Iterable[Ended]) -> Table:
-    """Figure, wanted, measured, held or missed."""
+    """Return the table of all figures: wanted, measured, held or missed."""
     shown = Table("benchmark", "figure", "wanted", "measured", "verdict")
     for one in ended:
         if one.fault:
@@ -197,7 +219,7 @@ def table(ended: Iterable[Ended]) -> Table:
 
 
 def bars_of(one: Ended) -> list[Bar]:
-    """What it is held to; nothing where it told no result."""
+    """Return its targets with the measured figures; none without a result."""
     return [] if one.result is None else list(declared(one.name).bars(one.result))
 
 

@@ -1,4 +1,4 @@
-"""What a training beside a run costs the cameras that the run serves: their latency.
+"""Measure the latency of cameras that a run serves beside a training.
 
     python -m benchmarks.beside_training [--data FOLDER] [--rounds N] [--write]
 

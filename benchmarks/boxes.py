@@ -1,4 +1,4 @@
-"""What a user sees of one thing: one box or two, which name, a track or none.
+"""Count objects with two boxes, with changing names, or without a track.
 
     python -m benchmarks.boxes --data FOLDER [--clips NAME ...] [--frames N] [--write]
 

@@ -274,11 +274,11 @@ BENCHMARK = Benchmark(
     name="end_to_end",
     measure=whole,
     options={
-        "clip": Option(None, said="a file in clips/; the result is kept under its name"),
+        "clip": Option(None, explanation="a file in clips/; the result is kept under its name"),
         "rounds": Option(3, 1),
         "seconds": Option(15.0, 1.0, "measured in each run"),
         "sizes": Option(tuple(SIZES), (HEADLINE,), f"{HEADLINE} and others"),
-        "peers": Option(None, said="Python with Roboflow's inference installed"),
+        "peers": Option(None, explanation="Python with Roboflow's inference installed"),
     },
     bars=bars,
     keyed=(

@@ -156,6 +156,27 @@ FLEET_WEEK = (
     ("generations with two owners", "never.owners", ""),
     ("simulations", "conditions.seeds", ""),
 )
+FLEET_SOAK = (
+    ("minutes", "conditions.minutes", ""),
+    ("processes of slots killed", "disturbances.slot killed", ""),
+    ("workers killed", "disturbances.worker killed", ""),
+    ("hosts killed", "disturbances.host killed", ""),
+    ("links of a host cut", "disturbances.link cut", ""),
+    ("stores killed", "disturbances.store killed", ""),
+    ("sources moved", "disturbances.source moved", ""),
+    ("slots drained", "disturbances.slot drained", ""),
+    ("cameras that hung up", "disturbances.camera hung up", ""),
+    ("results", "results", ""),
+    ("faults of result streams", "stream_faults", ""),
+    ("episodes begun", "episodes.started", ""),
+    ("faults of episodes", "episode_faults", ""),
+    ("recorded files", "recorded_files", ""),
+    ("... lost", "recordings_lost", ""),
+    ("findings of `framegate fsck`", "fsck_faults", ""),
+    ("longest time without results of a source, nothing broken", "silent_worst_s", "s"),
+    ("memory of all slots at the end", "memory.all slots.end_mb", "MB"),
+    ("... peaks of the second half against those of the first", "memory.all slots.grown_share", ""),
+)
 ROWS: dict[str, tuple[Row, ...]] = {
     "drift": DRIFT,
     "soak": SOAK,
@@ -168,4 +189,5 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "sound": SOUND,
     "fleet": FLEET,
     "fleet_week": FLEET_WEEK,
+    "fleet_soak": FLEET_SOAK,
 }

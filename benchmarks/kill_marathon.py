@@ -1,4 +1,4 @@
-"""How often processes of a run were killed while every result stayed as if none had been.
+"""Count kills of processes of a run after which every result is as if there had been none.
 
     python -m benchmarks.kill_marathon [--data FOLDER] [--kills N] [--of all] [--quick] [--write]
 
@@ -63,7 +63,7 @@ BENCHMARK = Benchmark(
     measure=whole,
     options={
         "kills": Option(200, 1, "at least"),
-        "of": Option("results", said="what is on: results alone, or all"),
+        "of": Option("results", explanation="what is on: results alone, or all"),
     },
     bars=bars,
     kept=lambda given: "kill_marathon" if given.of == "results" else "kill_marathon-all",

@@ -58,18 +58,21 @@ _PEER_CPU = Reason(
     "a cheaper network, since skipping saves little on a busy clip",
 )
 _PEER_P99 = Reason(
-    "150 frames, so p99 is the second slowest: a frame that is detected whole and passes three "
-    "processes and the store; the median is lower than theirs (3.8 against 10.4 ms; at 1080p 7.6 "
-    "against 12.1 ms)",
-    "not measured since one process runs all stages of a source; measure again at the release",
+    "150 frames, so p99 is the second slowest: a frame that the network sees whole, for which the "
+    "network alone takes half of the time (7.6 of 15.6 ms; at 1080p 11.0 of 20.2 ms); the median "
+    "is lower than theirs (3.8 against 10.4 ms; at 1080p 7.6 against 12.1 ms)",
+    "next: the time of each stage in these frames (`[telemetry] trace_ratio = 1`)",
 )
 _LINK = Reason(
-    "FFmpeg's RTSP parser returned a picture when the next one began, 100 ms later at 10 frames/s",
-    "the parser in use now returns it at the last packet; not measured since",
+    "7 % of the frames are answered, after 200 to 330 ms, and later results wait for them, because "
+    "a source is published in order; while the line is cut and nothing is asked, the mean is 48 ms",
+    "a shorter deadline for answers, or a faster heavy model",
 )
 _EVENLY = Reason(
-    "detecting on frames that are evenly spaced in time agrees slightly better on this clip",
-    "nothing known within the same time: .008 and .002 of F1",
+    "something changes in nearly all frames (none of the motorway's 400 frames but 3 is unchanged, "
+    "11 of the kitchen's 210), so the gate saves no looks by its choice of frames; evenly spaced "
+    "ones agree better by .015 and .017 of F1, with an upper end of .008 and .002",
+    "next: evenly spaced looks while everything changes, tried on the clips that choose",
 )
 
 # By benchmark and the first words of the target.
@@ -78,7 +81,8 @@ _ESCALATED = (
     "dashcam .529 to .635) more than that with escalation (.833, .869, .623)"
 )
 _DECIDE_TOGETHER = (
-    "windows that publish a moving object of low score also where the heavy model answered"
+    "windows that publish a moving object of low score also where the heavy model answered, as in "
+    "the code after this result: the differences were then .077, .011 and .014"
 )
 REASONS: dict[tuple[str, str], Reason] = {
     ("alike", "mean AP at five marks"): Reason(
@@ -121,19 +125,22 @@ REASONS: dict[tuple[str, str], Reason] = {
     ("end_to_end", "768x432: p99"): _PEER_P99,
     ("end_to_end", "1080p: p99"): _PEER_P99,
     ("events", "count error by the rival's"): Reason(
-        "on PETS 2009 ours errs by 15 and the rival by 12 of 55 crossings: the tracks decide "
-        "most, which both share; on composed footage the ratio is .50",
-        "a detector that finds more of PETS 2009, such as surveillance-large",
+        "on PETS 2009 ours errs by 15 and the rival by 12 of 55 crossings, from the same tracks; 8 "
+        "of our 15 are at one line of 17 (14 crossings, 6 true, 7 of the rival), and at the "
+        "others the rival errs by 11, ours by 7; on composed footage the ratio is .50",
+        "next: the tracks at that line (`line 5` in the result)",
     ),
     ("events", "count error"): Reason(
-        "15 of 55 crossings of PETS 2009 and .23 of the composed ones are wrong; the rival errs by "
-        "12 on the same tracks of PETS 2009, and by .46 of the composed ones",
-        "a detector that finds more, such as surveillance-large",
+        "15 of 55 crossings of PETS 2009 (8 of them at one line of 17) and .23 of the composed "
+        "ones are wrong; the rival errs by 12 on the same tracks of PETS 2009, and by .46 of the "
+        "composed ones",
+        "next: the tracks at that line (`line 5` in the result); a detector that finds more of the "
+        "composed objects",
     ),
     ("events", "F1 of stays"): Reason(
         "an episode counts as right only if it begins within half a second of the label; the "
         "result does not separate late first boxes from tracks that broke",
-        "first, a result that separates the two causes",
+        "next: a result that separates the two causes",
     ),
     ("events", "gate on and off"): Reason(
         "one-by-one-person-detection has .85 and PETS 2009 .94 (car-detection: 1.0); "
@@ -155,14 +162,27 @@ REASONS: dict[tuple[str, str], Reason] = {
         "crossings of all lines in one array operation",
     ),
     ("federated", "AP above own verdicts alone"): Reason(
-        "no gain was found, with all verdicts of the other cameras and without privacy neither; "
-        "causes were not separated",
-        "not known; nothing of it is offered",
+        "without privacy, the verdicts of the other cameras gain .001 and .003 over the own ones, "
+        "and all verdicts of a camera itself gain .05 at most over the score, on three of six "
+        "cameras: the features have little that the score does not have; the noise for privacy "
+        "(epsilon 4) takes .04 to .05",
+        "next: features that order the episodes of one camera better than the score; nothing of "
+        "this is offered",
     ),
     ("first_contact", "save an annotated video: seconds"): Reason(
         "a store and workers start, and precisions are compared, before the first frame of a clip "
         "of 10 s",
         "a longer clip: this cost is paid once, and comparing precisions once per machine",
+    ),
+    ("fleet", "process killed"): Reason(
+        "a slot is restarted after 2 s, as by its systemd unit, starts in 6 to 8 s on two cores, "
+        "and has a first result 1.1 to 1.5 s after it has claimed a source",
+        "a shorter start of a run",
+    ),
+    ("fleet", "planned move"): Reason(
+        "a slot looks at the plan once a second and finishes its decoded frames in .1 to 1 s; the "
+        "next slot has a first result 1.1 to 1.5 s after its claim",
+        "a blocking read of the plan in place of a look each second",
     ),
     ("floor", "quiet, 432"): _COLD,
     ("floor", "quiet, 1080"): _COLD,
@@ -174,9 +194,10 @@ REASONS: dict[tuple[str, str], Reason] = {
         "fewer store commands per frame",
     ),
     ("gate", "quiet: CPU"): Reason(
-        "14 % of the pixels go through the network, but decoding, three processes and the store "
-        "cost the same with the gate and without it",
-        "not measured since one process runs all stages of a source; measure again at the release",
+        "14 % of the pixels go through the network, but decoding, the engine and the store cost "
+        "the same with the gate and without it: on idle-room, with 1 % of the pixels, .29 of all "
+        "CPU",
+        'lazy decoding (`decode = "lazy"`), with which a calm camera takes .63 of the CPU time',
     ),
     ("gate", "gate at 768x432"): Reason(
         "the time grows with the changed area: .27 to .34 ms on quiet clips, up to .54 ms on busy "
@@ -193,9 +214,9 @@ REASONS: dict[tuple[str, str], Reason] = {
         "more detections per second (`[gate]`), for more CPU",
     ),
     ("gate", "idle-room"): Reason(
-        "1 % of the pixels go through the network; decoding, three processes and the store remain, "
-        "and are .29 of all CPU",
-        "not measured since one process runs all stages of a source; measure again at the release",
+        "1 % of the pixels go through the network; decoding, the engine and the store remain, and "
+        "are .29 of all CPU",
+        'lazy decoding (`decode = "lazy"`), with which a calm camera takes .63 of the CPU time',
     ),
     ("gate", "cctv-highway-overlay: lead"): _EVENLY,
     ("gate", "kitchen-pancake: lead"): _EVENLY,
@@ -209,17 +230,18 @@ REASONS: dict[tuple[str, str], Reason] = {
     ),
     ("learn", "accurate: F1 over 416 tuned, crowded"): Reason(
         "pets2001 gains .066, pets09 .021; cctv-highway-overlay is below the tuned detector",
-        "not tried: more footage and more than one seed of the third clip",
+        "next: more footage of the third clip, and more than one seed",
     ),
     ("learn", "accurate: F1 over 416 tuned, lower end"): Reason(
         "one network of one seed on cctv-highway-overlay, which is below the tuned detector",
-        "not tried: more footage and more than one seed",
+        "next: more footage of this clip, and more than one seed",
     ),
     ("link", ""): _LINK,
     ("live", "busy cameras of 360"): Reason(
-        "detection of a busy scene takes .057 of a core per camera, so 24 cameras need 1.4 of one "
-        "detection process; the cameras' server ran on the same two cores",
-        "not measured since one process runs all stages of a source; measure again at the release",
+        "a camera of a busy scene takes .077 of a core (.057 of it detection), and its server .008 "
+        "on the same machine, so 24 cameras need 2.0 of the 2 cores",
+        "a smaller input (nanodet-plus-320 takes .66 of the time), or the cameras' server on "
+        "another machine",
     ),
     ("overhead", "file_4"): Reason(
         "each source has its own transaction, so the share of the store stays at a quarter of the "
@@ -236,8 +258,10 @@ REASONS: dict[tuple[str, str], Reason] = {
         "a heavy model that keeps its counts from frame to frame",
     ),
     ("soak", "/healthz"): Reason(
-        "other work ran on the same cores, and idle connections came back 200 at a time",
-        "measuring on an idle machine",
+        "the longest of 1768 answers, while 197 idle connections a second were opened again and "
+        "123 processes were killed in half an hour; the result does not show what was killed "
+        "just before this answer",
+        "next: the time of a late answer, beside that of the kill before it",
     ),
     ("teach", "F1 above the default's"): Reason(
         "with the default least score, no and four false episodes begin in the parts that teach, "
@@ -313,7 +337,8 @@ REASONS: dict[tuple[str, str], Reason] = {
     ("truth", "cctv-highway-overlay: F1 lost"): Reason(
         "with a third of the frames looked at, recall is .802, without the gate .823: the windows "
         "publish cars of low score after three looks, which come sooner without the gate",
-        "looks at young candidates of low score while they move",
+        "more looks at all changes, for more CPU; sooner looks at young candidates alone were "
+        "tried on the clips that choose, and gained nothing (`docs/decisions/detection.md`)",
     ),
     ("truth", "car-detection: F1 of escalate"): Reason(_ESCALATED, _DECIDE_TOGETHER),
     ("truth", "car-detection: F1 of heavy"): Reason(

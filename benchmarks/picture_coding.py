@@ -1,4 +1,4 @@
-"""What coded pictures cost in bytes and in agreement with the heavy pass on raw pixels.
+"""Measure coded pictures: bytes, and agreement with the heavy pass on raw pixels.
 
     python -m benchmarks.picture_coding --data FOLDER [--frames N] [--write]
 

@@ -1,4 +1,4 @@
-"""How often the promise certifies what it should not, and what it should, over simulated periods.
+"""Count right and wrong certificates of the promise, over simulated periods.
 
     python -m benchmarks.promise_statistics [--periods N] [--write]
 

@@ -1,4 +1,4 @@
-"""What recording costs, whether it is what came, how fast one seeks in it, and what a kill takes.
+"""Measure recording: its cost, its equality with the packets, seeks, and the loss by a kill.
 
     python -m benchmarks.recording [--cameras N] [--seconds S] [--rounds N] [--seeks N] [--kills N]
         [--write]

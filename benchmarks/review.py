@@ -1,4 +1,4 @@
-"""How fast each question of the review page and the commands is answered among a million episodes.
+"""Measure how fast the review page and the commands answer among a million episodes.
 
     python -m benchmarks.review [--episodes N] [--asks N] [--write]
 
@@ -106,7 +106,9 @@ def fill(file: Path, count: int) -> None:
                 for day in range(DAYS):
                     began = BEGINS + day * DAY_S
                     seen = (source, day + 1, began, began + DAY_S - chance.uniform(1, 60))
-                    database.execute("INSERT INTO watched VALUES (?, ?, ?, ?, 0)", seen)
+                    database.execute(
+                        "INSERT INTO watched (source, epoch, first, last) VALUES (?, ?, ?, ?)", seen
+                    )
                 for rule in RULES:
                     for day in range(0, DAYS, 10):
                         since = BEGINS + (day + chance.random()) * DAY_S

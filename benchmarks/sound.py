@@ -1,5 +1,4 @@
-"""What is heard, against the runtime that the network was published for; what it costs; what the
-gate before it leaves out.
+"""Measure sound labels: right ones, beside the published runtime, CPU time, and skipped windows.
 
     python -m benchmarks.sound --data FOLDER [--reference WHEEL] [--tuxpaint FOLDER] [--write]
 
@@ -360,8 +359,8 @@ BENCHMARK = Benchmark(
     measure=measure,
     needs=("clips",),
     options={
-        "reference": Option("", said="the package that YAMNet was published in"),
-        "tuxpaint": Option("/usr/share/tuxpaint/stamps", said="its stamps"),
+        "reference": Option("", explanation="the package that YAMNet was published in"),
+        "tuxpaint": Option("/usr/share/tuxpaint/stamps", explanation="its stamps"),
         "sounds": Option(1000, 4, "most sounds"),
         "minutes": Option(10.0, 0.5, "of the room"),
         "rounds": Option(20, 2, "of the costs"),

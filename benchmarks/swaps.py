@@ -1,4 +1,4 @@
-"""What a change of models costs those who watch: latency while it happens, memory after many.
+"""Measure a change of models: latency while it happens, and memory after many.
 
     python -m benchmarks.swaps [--data FOLDER] [--rounds N] [--swaps N] [--write]
 

@@ -3,11 +3,12 @@
 from typing import NoReturn
 
 from framegate.cli.main import main as run_command
-from framegate.pipeline.system.process import leave
+from framegate.pipeline.system.process import leave, trace_crashes
 
 
 def main() -> NoReturn:
     """Run the command that the arguments of this process name, and end the process."""
+    trace_crashes()
     leave(run_command())
 
 

@@ -28,6 +28,7 @@ from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, RunEnded
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.system.process import TRACED
 
 StrPath = str | os.PathLike[str]
 
@@ -96,6 +97,8 @@ def run(
     unless the configuration names one. Log lines go to standard error, from the level in `[log]`.
     `help(framegate.Run)` lists the errors.
     """
+    if pace not in (None, "realtime", "fast"):
+        raise ValueError(f'pace = {pace!r}: it must be "realtime", "fast" or None')
     named: list[str] = []
     tables = dict(changes or {})
     if isinstance(sources, Mapping):
@@ -200,7 +203,7 @@ class Run:
                 [sys.executable, "-m", "framegate._run_process", *words],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **TRACED, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C goes to the program alone, whose block then ends
             )
         wanted = msgspec.structs.replace(self._wanted, folder=str(self.folder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -11,6 +11,7 @@ from framegate.pipeline.client.follower import RESULTS, Follower, Start, outputs
 from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
 
@@ -85,8 +86,9 @@ def subscribe(
               the iteration stops after its last result
     sources   names; None for all, including those that appear later
     start     "new": results from the first iteration on; "earliest": from the oldest stored result;
-              or {source: "epoch-seq"}: after this result (sources that are not named: earliest). In
-              a group, it counts when the group is created
+              or {source: position}: after this result (sources that are not named: earliest); a
+              position is that of a result, or a text such as "1-250". In a group, it counts when
+              the group is created
     stage     name of a stage whose outputs are read instead of results: an iterator over `Output`.
               Of a stage on the main path, only outputs that the next stage has not read are
               available
@@ -98,8 +100,9 @@ def subscribe(
     claim_after_s   seconds after which results that another consumer did not acknowledge are taken
     patience_s      raise StoreLost if the store has been away for this many seconds; 0 or more
 
-    ConfigFaults if there is no run, or no result can arrive.
+    ConfigFaults if there is no run, or no result can arrive. ValueError for wrong arguments.
     """
+    _check_wanted(sources, start)
     if (group is None) != (consumer is None):
         raise ValueError("group and consumer go together: give both or neither")
     if stage is None and output is not Any:
@@ -120,6 +123,27 @@ def subscribe(
     member = Consumer(group, consumer, claim_after_s)
     shared = GroupFollower(sources, start, member, channel)
     return Subscription(Reader(opened.url, shared, patience_s), opened.close)
+
+
+def _check_wanted(sources: Sequence[str] | None, start: Start) -> None:
+    """Raise ValueError if the sources are one text, or the start is none of the allowed ones."""
+    if isinstance(sources, str):
+        raise ValueError(f"sources = {sources!r}: it must be a list of names: [{sources!r}]")
+    if not isinstance(start, Mapping):
+        if start not in ("new", "earliest"):
+            raise ValueError(
+                f'start = {start!r}: it must be "new", "earliest", or the last position that you '
+                'have seen of each source, such as {"door": "1-250"}'
+            )
+        return
+    for source, position in start.items():
+        try:
+            Position.parse(str(position))
+        except ValueError:
+            raise ValueError(
+                f"start: the position of source {source} is {position!r}: it must be EPOCH-SEQ, "
+                'such as "1-250"'
+            ) from None
 
 
 def _ended_fault(opened: OpenedStore, start: Start, group: str | None) -> str | None:

@@ -28,7 +28,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults, FrameLost
 from framegate.pipeline.contracts.records import VERSION, End, Position, Record
 from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.contracts.source import Frame
-from framegate.pipeline.contracts.stage import WAITS, Item, Stage
+from framegate.pipeline.contracts.stage import WAITS, Item, Stage, check_states
 from framegate.pipeline.engine.context_alone import context_alone
 
 if TYPE_CHECKING:
@@ -221,8 +221,8 @@ class Harness(Generic[S]):
                 a result, the result itself is that output
 
         A frame for which the stage returns WAITS has no output in this call. It is given again in
-        the next call, which returns its output. TypeError for an output or a state that msgpack
-        cannot encode.
+        the next call, which returns its output. TypeError for an output that msgpack cannot encode,
+        or a state that is not of the stage's `State`.
         """
         outputs: list[Any] = []
         batch, self._waiting = self._waiting, []
@@ -298,6 +298,7 @@ class Harness(Generic[S]):
         return given
 
     def _keep(self, states: Mapping[str, S]) -> None:
+        check_states(self._kind.State, states)
         for source, state in states.items():
             self._states[source] = records.decode(records.encode(state), self._kind.State)
 

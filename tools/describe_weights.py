@@ -1,4 +1,4 @@
-"""Writes `weights/manifest.toml` over the files that the other scripts made.
+"""Write `weights/manifest.toml` for the files that the other scripts made.
 
 python -m tools.describe_weights
 """

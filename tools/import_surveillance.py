@@ -1,4 +1,4 @@
-"""Makes `weights/surveillance*.*` from Intel's person-vehicle-bike detectors of Open Model Zoo.
+"""Make `weights/surveillance*.*` from Intel's person-vehicle-bike detectors of Open Model Zoo.
 
     git clone https://github.com/lsdace30095/cmrpack23
     git -C cmrpack23 checkout e0c863bb46bb1ba2ea8b84816461a2d5474cb8e8

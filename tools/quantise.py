@@ -1,4 +1,4 @@
-"""Makes `weights/nanodet-plus-int8.*` with NNCF (needs the `train` extra).
+"""Make `weights/nanodet-plus-int8.*` with NNCF (needs the `train` extra).
 
     python -m tools.quantise FOLDER_OF_PHOTOGRAPHS PUBLISHED
 

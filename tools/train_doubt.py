@@ -1,4 +1,4 @@
-"""Trains doubt and writes `doubt.toml`: lessons from footage, and what was held out.
+"""Train doubt and write `doubt.toml`: lessons from footage, and figures of held-out clips.
 
     python -m tools.train_doubt DATA LESSONS [--out FILE]
 

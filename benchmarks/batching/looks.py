@@ -1,4 +1,4 @@
-"""What two looks of the light network cost one after the other, as a batch, and on more threads.
+"""Measure two looks of the light network: one after the other, as a batch, and on more threads.
 
 At a live pace: each begins after a pause, with caches as the pause left them. CPU time is that of
 the process, so what threads cost by waiting for each other is in it.

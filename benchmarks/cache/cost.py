@@ -1,4 +1,4 @@
-"""What looking answers up costs: where they are known, and where nothing ever comes again."""
+"""Measure the cost of a look-up, with known answers and with inputs that never repeat."""
 
 from __future__ import annotations
 

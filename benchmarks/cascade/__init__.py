@@ -163,7 +163,7 @@ BENCHMARK = Benchmark(
         "frames": Option(1500, 25, "most that are judged of a clip"),
         "seconds": Option(15.0, 2.0, "of each response; 0: none"),
         "points": Option(len(CURVE), 2, "of the curve, its last"),
-        "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
+        "cache": Option(cache_folder(), explanation="where answers of the heavy pass are kept"),
     },
     bars=bars,
     keyed=("degraded",),

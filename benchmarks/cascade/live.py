@@ -1,12 +1,12 @@
-"""How soon a clip's frames are answered when a camera sends them at the clip's own rate.
+"""Measure the latency of a clip's frames when a camera sends them at the rate of the clip.
 
-The clip is played by an RTSP server to `framegate run` as it ships, with nobody to ask and with the
-heavy pass of the same machine, in turn. Response is of each frame that is published, from when it
+The clip is played by an RTSP server to `framegate run` as it ships, without a heavy model and with
+that of the same machine, in turn. Response is of each frame that is published, from when it
 was due to its publication, by one clock: waits behind another frame's answer count in full, and
 what is dropped is counted apart. A frame is due when the camera begins to send the next one, by the
-camera's own time stamps: FFmpeg's parser holds a frame of RTSP until it sees where the next begins,
-so that no reader can have it before. `camera_mean_ms` is from the frame's own time stamp, with that
-frame period in it.
+camera's own time stamps, because the server spreads the packets of a frame over its period. A frame
+of one packet arrives up to a period sooner, so its response is up to a period too low.
+`camera_mean_ms` is from the frame's own time stamp, with that period in it.
 """
 
 from __future__ import annotations

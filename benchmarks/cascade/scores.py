@@ -1,4 +1,4 @@
-"""What a cascade is worth: held to the heavy pass, to labels, and to a plain threshold on scores.
+"""Compare escalation with the heavy pass, with labels, and with a plain threshold on scores.
 
 Pure functions of lists with one entry a frame.
 """

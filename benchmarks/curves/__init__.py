@@ -1,4 +1,4 @@
-"""What more footage, more minutes and a larger input are worth to a camera's own network.
+"""Measure how footage, minutes and input size change a camera's own network.
 
     python -m benchmarks.curves --data FOLDER [--kept FOLDER] [--train N] [--quick] [--write]
 
@@ -170,7 +170,7 @@ BENCHMARK = report.Benchmark(
         "steps": report.Option((100, 200, 400, 800, 1600), (2,), "of training"),
         "sides": report.Option((224, 320, 416), (320,), "of the input"),
         "judging": report.Option(200, 20, "that judge, at most"),
-        "kept": report.Option(None, said="folder where points that are done are kept"),
+        "kept": report.Option(None, explanation="folder where points that are done are kept"),
         "train": report.Option(10**9, 1, "networks that are trained now, at most"),
     },
     absent=("torch",),

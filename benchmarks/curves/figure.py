@@ -1,4 +1,4 @@
-"""Draws the figure of benchmarks.curves from its result (needs the `bench` extra: matplotlib).
+"""Draw the figure of benchmarks.curves from its result (needs the `bench` extra: matplotlib).
 
 python -m benchmarks.curves.figure
 """
@@ -22,12 +22,13 @@ from benchmarks.harness.report import RESULTS
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
+_LOWEST = 0.9  # F1 at which the axis begins, so that differences of a thousandth look small
 
 
 def draw(result: ResultRow, path: Path = DOCS / "learning-curves.png") -> Path:
-    """Write the figure; its path. `result` as benchmarks.curves tells it.
+    """Write the figure of a result of benchmarks.curves, and return its path.
 
-    A curve that has no clip with two points yet has no panel; there is one of footage always.
+    A curve for which no clip has two points gets no panel, except that of the footage.
     """
     curves = [_curves(clip) for clip in result["clips"]]
     there = [n for n in range(3) if n == 0 or any(len(one[n][0]) > 1 for one in curves)]
@@ -71,9 +72,9 @@ def _curves(clip: ResultRow) -> list[tuple[list[float], list[float]]]:
 
 def _named(panels: dict[int, Axes]) -> None:
     words: tuple[tuple[str, str, list[float]], ...] = (
-        ("pictures that teach", "footage", [20, 60, 200, 400]),
-        ("CPU minutes of training", "minutes", [0.5, 1, 2, 4]),
-        ("longer side of the input", "size", [224, 320, 416]),
+        ("pictures to learn from", "by footage", [20, 60, 200, 400]),
+        ("CPU minutes of training", "by time", [0.5, 1, 2, 4]),
+        ("longer side of the input", "by input size", [224, 320, 416]),
     )
     for n, panel in panels.items():
         x, title, ticks = words[n]
@@ -82,9 +83,11 @@ def _named(panels: dict[int, Axes]) -> None:
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_xticks(ticks)
         panel.set(xlabel=x, title=title)
-    panels[0].set_ylabel("F1 later")
-    panels[0].plot([], [], "kx:", ms=4, lw=1, label="tuned, no training")
-    panels[0].legend(fontsize=6)
+    panels[0].set_ylabel("F1 on later footage")
+    lowest, _ = panels[0].get_ylim()
+    panels[0].set_ylim(min(lowest, _LOWEST), 1.0)
+    panels[0].plot([], [], "kx:", ms=4, lw=1, label="tuned, without training")
+    panels[0].legend(fontsize=7)
 
 
 def main() -> None:

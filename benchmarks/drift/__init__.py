@@ -1,4 +1,4 @@
-"""What becomes of the promise when the camera is turned to another scene, or when night falls.
+"""Follow the promise when the camera is turned to another scene, or when night falls.
 
     python -m benchmarks.drift --data FOLDER [--before N] [--after N] [--frames N] [--alpha A]
                                [--seed N] [--doubt P] [--cache FOLDER] [--write]
@@ -165,8 +165,8 @@ BENCHMARK = Benchmark(
         "frames": Option(1000, 40, "of a period"),
         "alpha": Option(0.05, 0.2),
         "seed": Option(0),
-        "doubt": Option(0.1, said="[escalate] doubt to begin with"),
-        "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
+        "doubt": Option(0.1, explanation="[escalate] doubt to begin with"),
+        "cache": Option(cache_folder(), explanation="where answers of the heavy pass are kept"),
     },
     bars=bars,
 )

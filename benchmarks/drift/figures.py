@@ -1,4 +1,4 @@
-"""What became of a promise when what a camera sees changed for good. Pure."""
+"""Compute the figures of a promise after a lasting change of the scene. Pure."""
 
 from __future__ import annotations
 

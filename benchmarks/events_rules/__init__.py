@@ -1,4 +1,4 @@
-"""Who counts crossings right: our rules beside others' on the same labelled tracks.
+"""Count crossings by our rules and by those of others, on the same labelled tracks.
 
     python -m benchmarks.events_rules --data FOLDER [--wheel motmetrics.whl] [--write]
 

@@ -1,4 +1,4 @@
-"""How many faces are blurred, by their height, and what a picture costs.
+"""Measure the share of faces that are blurred, by their height, and the cost of a picture.
 
     python -m benchmarks.faces --data FOLDER [--write]
 

@@ -1,4 +1,4 @@
-"""Whether a new camera gains from what other cameras learned, with differential privacy.
+"""Measure what a new camera gains from verdicts of other cameras, with differential privacy.
 
     python -m benchmarks.federated --data FOLDER [--clips NAME ...] [--write]
 

@@ -1,4 +1,4 @@
-"""What cameras could learn from each other: a lesson of a few numbers, and an order by it.
+"""Lessons of a few numbers that cameras could learn from each other, and an order by them.
 
 An order gives each episode log odds that it is true. The shipped one is the score. A lesson is a
 step from it: the slope of the likelihood of a camera's verdicts at the shipped order. Place and

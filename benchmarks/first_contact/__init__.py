@@ -302,7 +302,7 @@ BENCHMARK = Benchmark(
         "rounds": Option(3, 1),
         "outages": Option(2, 1, "of each kind: a camera goes away; a camera comes later"),
         "installs": Option(1, 0, "new environments of each side; asks the registry"),
-        "peers": Option(None, said="a Python with Roboflow's inference and supervision"),
+        "peers": Option(None, explanation="a Python with Roboflow's inference and supervision"),
     },
     bars=bars,
 )

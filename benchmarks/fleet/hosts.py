@@ -6,6 +6,7 @@ A host has one process that starts all others, its init: in namespaces all of th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from tests.support.shaping import Shape
 NAMESPACES: Final = "network and pid namespaces on a bridge"
 LOOPBACK: Final = "processes on the loopback, links cut by a proxy in user space"
 _END_S: Final = 30.0
+_FIRST_EXPOSED: Final = 100  # last byte of the address of what is exposed first
+_NOWHERE: Final = "02:00:00:00:00:01"  # an Ethernet address that no host has
 _UNSHARE: Final = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -32,17 +35,20 @@ _UNSHARE: Final = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 class Host:
     """A host with a link to the others.
 
-    before  words before a command that runs on it
-    cable   the bridge's end of its link; "": it has none, and a proxy is its link
-    link    the proxies of a host without namespaces
-    init    its first process; None if it is down
+    before   words before a command that runs on it
+    cable    the bridge's end of its link; "": it has none, and a proxy is its link
+    address  its address on the bridge; "" without one
+    link     the proxies of a host without namespaces
+    init     its first process; None if it is down
     """
 
     name: str
     before: Sequence[str] = ()
     cable: str = ""
+    address: str = ""
     link: Link = field(default_factory=lambda: Link(LOOPBACK))
     init: subprocess.Popen[bytes] | None = None
+    _lost: set[str] = field(default_factory=set)  # addresses that its packets do not reach
 
     def start(self, words: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
         """Start its init. words: a Python program and its arguments"""
@@ -98,32 +104,57 @@ class Host:
         else:
             self.link.cut()
 
+    def cut_from(self, at: str) -> None:
+        """Let none of its packets reach one HOST:PORT's host; all others reach what they did.
+
+        Without namespaces, its proxies are all that can be cut off, so this is `cut`.
+        """
+        if not self.cable:
+            self.cut()
+            return
+        address = at.rpartition(":")[0]
+        self._lost.add(address)
+        self._ip(f"neigh replace {address} lladdr {_NOWHERE} dev eth0 nud permanent")
+
     def heal(self) -> None:
         """Let all through its link again."""
         if self.cable:
+            for address in self._lost:
+                self._ip(f"neigh del {address} dev eth0")
+            self._lost.clear()
             _ip(f"link set {self.cable} up")
         else:
             self.link.take(Shape())
+
+    def _ip(self, words: str) -> None:
+        """Run `ip` in its network namespace, whose name is in `before`."""
+        _ip(f"-n {self.before[3]} {words}")
 
 
 class Hosts:
     """Some hosts, which reach what this process exposes."""
 
-    def __init__(self, kind: str, hosts: Sequence[Host], address: str) -> None:
-        """Keep them. address: of the bridge; "" without one"""
+    def __init__(self, kind: str, hosts: Sequence[Host], bridge: str) -> None:
+        """Keep them. bridge: the network device that joins them; "" without one"""
         self.kind = kind
         self.hosts = hosts
-        self._bridge = Link(kind)
-        self._address = address
+        self._link = Link(kind)
+        self._bridge = bridge
+        self._exposed = itertools.count(_FIRST_EXPOSED)
 
     def expose(self, to: str) -> dict[str, str]:
         """Return the HOST:PORT by which each host reaches `to`, by host.
 
+        Each call gets an address of its own on the bridge, so that a host can be cut from it.
+
         to  HOST:PORT on the loopback, or the path of a unix socket
         """
-        if not self._address:
+        if not self._bridge:
             return {host.name: host.link.expose("near", to) for host in self.hosts}
-        at = self._bridge.expose("near", to, self._address)
+        net = self.hosts[0].address.rpartition(".")[0]
+        address = f"{net}.{next(self._exposed)}"
+        _ip(f"addr add {address}/24 dev {self._bridge}")
+        at = self._link.expose("near", to, address)
         return {host.name: at for host in self.hosts}
 
     def close(self) -> None:
@@ -131,7 +162,7 @@ class Hosts:
         for host in self.hosts:
             host.stop()
             host.link.close()
-        self._bridge.close()
+        self._link.close()
 
 
 @contextmanager
@@ -166,11 +197,12 @@ def _namespaces(stack: ExitStack, names: Sequence[str]) -> Hosts | None:
                 _ip(f"-n {space} addr add {net}.{10 + number}/24 dev eth0")
                 _ip(f"-n {space} link set eth0 up")
                 _ip(f"-n {space} link set lo up")
-                made.append(Host(name, ("ip", "netns", "exec", space, *_UNSHARE), cable))
+                before = ("ip", "netns", "exec", space, *_UNSHARE)
+                made.append(Host(name, before, cable, f"{net}.{10 + number}"))
         except (OSError, subprocess.CalledProcessError):
             return None
         stack.push(begun.pop_all())
-    return Hosts(NAMESPACES, made, f"{net}.1")
+    return Hosts(NAMESPACES, made, f"{tag}b")
 
 
 def _ip(words: str) -> None:

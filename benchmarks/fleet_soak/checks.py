@@ -1,8 +1,9 @@
-"""What is checked of the fleet from outside: episodes, memory, silence, recordings, its logs."""
+"""Check the fleet from outside: episodes, memory, silence, recordings, and its logs."""
 
 from __future__ import annotations
 
 import re
+import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -77,7 +78,10 @@ def _entry(source: str, position: Position, fields: Mapping[bytes, bytes]) -> Ev
 
 
 class Memory:
-    """Samples the anonymous memory of each slot with its workers, and of the engines, in MB."""
+    """Samples the anonymous memory of each slot with its workers, and of an engine, in MB.
+
+    That of the engine is the mean of the hosts that are up, so a killed host does not change it.
+    """
 
     def __init__(self, fleet: SoakFleet) -> None:
         """Sample nothing so far."""
@@ -88,15 +92,19 @@ class Memory:
 
     def sample(self, elapsed_s: float) -> None:
         """Take one sample of what is up."""
-        engines = slots = 0
+        slots = 0
+        engines: list[int] = []
         for name in HOSTS:
             for slot, pid in self._fleet.runs(name).items():
                 size = own_memory_bytes(pid)
                 slots += size
                 self._samples[slot].append((elapsed_s, size / 1e6))
-            engines += sum(memory_of(pid) for pid in self._fleet.engine(name))
+            engine = sum(memory_of(pid) for pid in self._fleet.engine(name))
+            if engine:
+                engines.append(engine)
         self._samples[ALL].append((elapsed_s, slots / 1e6))
-        self._samples[ENGINE].append((elapsed_s, engines / 1e6))
+        if engines:
+            self._samples[ENGINE].append((elapsed_s, statistics.fmean(engines) / 1e6))
 
     def rows(self, seconds: float) -> dict[str, dict[str, float]]:
         """Return by slot: the median of the first and last fifth after the caches are full, and how

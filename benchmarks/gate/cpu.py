@@ -1,4 +1,4 @@
-"""What the whole pipeline costs for a second of video with the gate on, and with it off.
+"""Measure the CPU time of the whole pipeline per second of video, with the gate on and off.
 
 Two runs of the engine, one of each, side by side at the clip's own rate: both meet the same state
 of the machine at every moment.

@@ -1,4 +1,4 @@
-"""Draws the figures of benchmarks.gate from its result (needs the `bench` extra: matplotlib).
+"""Draw the figures of benchmarks.gate from its result (needs the `bench` extra: matplotlib).
 
 python -m benchmarks.gate.figures
 """
@@ -95,7 +95,7 @@ def _cost(rows: Sequence[ResultRow], path: Path) -> Path:
     panel.axvline(1.0, color=_CEILING, lw=0.8)
     panel.set_yticks(range(len(shown)), [f"{r['clip']} ({r['group']})" for r in reversed(shown)])
     panel.set_xlim(0, 1.1)
-    panel.set_xlabel("gate on, in parts of gate off")
+    panel.set_xlabel("share of the value with the gate off")
     panel.grid(visible=False, axis="y")
     panel.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.4, 1.0))
     return _saved(figure, path)
@@ -114,7 +114,7 @@ def _over_time(rows: Sequence[ResultRow], path: Path) -> Path:
         )
         panel.set_ylim(0, 1.05)
         panel.set_xlim(0, len(seconds) - 1)
-        panel.set_ylabel("share", color=_OURS)
+        panel.set_ylabel("share of pixels", color=_OURS)
         objects = panel.twinx()
         objects.plot(seconds, row["by_second"]["boxes"], color=_MOVED, lw=1)
         objects.set_ylim(0, max(3, *row["by_second"]["boxes"]) * 1.1)

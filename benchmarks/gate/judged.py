@@ -1,4 +1,4 @@
-"""What benchmarks.gate says of its figures: a line a clip, means, and which bars are met."""
+"""Summarise the figures of benchmarks.gate: a line a clip, means, and the targets."""
 
 from __future__ import annotations
 

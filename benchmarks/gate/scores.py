@@ -1,4 +1,4 @@
-"""What a gated run is worth: against the calm dense path, beside its rivals and the ceiling."""
+"""Compare a gated run with looks at every frame, with its rivals, and with the ceiling."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What benchmarks share: options, results, clips, truth, runs of the engine."""
+"""The parts that benchmarks share: options, results, clips, truth, runs of the engine."""

@@ -1,4 +1,4 @@
-"""How well boxes and tracks of a clip agree with other boxes and tracks of it.
+"""Agreement of the boxes and tracks of a clip with other boxes and tracks of it.
 
 Everything here is a pure function of lists with one entry a frame, the same frames on both sides;
 classes must agree for boxes to match, overlap is IoU at .5.
@@ -22,7 +22,7 @@ _LEAST_S, _WITHIN_S = 0.5, 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracked:
-    """What was said about one frame: seconds, boxes, int32 (N,) tracks (0: none)."""
+    """The boxes of one frame: its time in seconds, boxes, int32 (N,) tracks (0: none)."""
 
     pts: float
     boxes: Boxes

@@ -1,6 +1,6 @@
-"""Which code a figure comes from: a module, what it imports of ours, and what these name.
+"""The code that a figure comes from: a module, our modules that it imports, and what these name.
 
-Found without running anything. A text in the code that names a module of ours
+Nothing is run for this. A text in the code that names a module of ours
 (`"framegate.cli"`, `"framegate.stages.detect:Detect"`) counts as an import, since
 processes and stages are started by such names; so does one that names a file beside it
 (`"hop.lua"`), the folder of weights, or one of programs beside it.
@@ -22,7 +22,7 @@ OURS = ("benchmarks", "framegate", "tests", "tools")
 
 @cache
 def code_behind(module: str) -> tuple[Path, ...]:
-    """Every file of ours that decides what the module measures, sorted."""
+    """Return every file of ours that decides what the module measures, sorted."""
     start = _module(module)
     ahead = [] if start is None else [start]
     found = set(ahead)
@@ -30,29 +30,32 @@ def code_behind(module: str) -> tuple[Path, ...]:
         new = set(_reaches(ahead.pop())) - found
         found |= new
         ahead += new
-    return tuple(sorted(found - {Path(__file__).resolve()}))  # it tells ages, not figures
+    return tuple(sorted(found - {Path(__file__).resolve()}))  # it finds ages, not figures
 
 
 @cache
 def digest_of(module: str) -> str:
-    """Of all bytes behind it: a figure with another one is of other code."""
-    told = hashlib.sha256()
+    """Return a digest of all bytes behind it: a figure with another one is of other code."""
+    digest = hashlib.sha256()
     for path in code_behind(module):
-        told.update(f"{path.relative_to(ROOT)}\0".encode())
-        told.update(hashlib.sha256(path.read_bytes()).digest())
-    return told.hexdigest()[:16]
+        digest.update(f"{path.relative_to(ROOT)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def commit_of(module: str) -> str | None:
-    """The commit of the checkout, with a `+` where code behind the module is not as it is there;
-    None where this is no checkout.
+    """Return the commit of the checkout, with a `+` if code behind the module differs from it.
+
+    None: this is no checkout.
     """
     files = [str(path.relative_to(ROOT)) for path in code_behind(module)]
-    told = _git("rev-parse", "HEAD")
+    commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", *files)
-    if told is None or changed is None:
+    if commit is None or changed is None:
         return None
-    return told + ("+" if changed else "")
+    if changed:
+        return f"{commit}+"
+    return commit
 
 
 def _git(*words: str) -> str | None:
@@ -68,7 +71,7 @@ def _git(*words: str) -> str | None:
 
 @cache
 def _reaches(path: Path) -> tuple[Path, ...]:
-    """Files of ours that a file imports or names."""
+    """Return the files of ours that a file imports or names."""
     if path == Path(__file__).resolve():
         return ()
     if path.suffix == ".toml":
@@ -83,7 +86,8 @@ def _files(names: Iterable[str], path: Path) -> Iterator[Path]:
         elif name == "programs":
             yield from (path.parent / name).rglob("*.*")
         elif name.endswith((".lua", ".toml", ".html")):
-            places = (path.parent / name, ROOT / "pipeline" / "config" / name)
+            folders = (path.parent, ROOT / "pipeline" / "config", ROOT / "pipeline" / "web")
+            places = [folder / name for folder in folders]
             yield from [place for place in places if place.is_file()]
         elif name.partition(".")[0] in OURS and (module := _module(name)) is not None:
             yield module
@@ -102,7 +106,7 @@ def _named(path: Path) -> Iterator[str]:
 
 
 def _module(name: str) -> Path | None:
-    """The file of a module; of `a.b.c`, where `c` is a name in the module `a.b`, that one."""
+    """Return the file of a module; of `a.b.c`, if `c` is a name in the module `a.b`, that of it."""
     parts = name.split(".") if re.fullmatch(r"\w+(\.\w+)+", name) else []
     is_linked = parts[:1] == ["framegate"] and (ROOT / parts[1]).is_dir()
     if is_linked:

@@ -1,4 +1,4 @@
-"""What the heavy pass says of each frame, asked once for each picture and kept on disk."""
+"""Answers of the heavy pass for each frame, asked once for each picture and kept on disk."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class KeptParts:
     def __init__(self, place: Path, code: str) -> None:
         self.folder = place / code
         if not self.folder.exists() and place.exists() and any(place.iterdir()):
-            print(f"{place.name}: what is kept is of other code, so it is made anew", flush=True)
+            print(f"{place.name}: its part is of other code, so it is measured again", flush=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._name = place.name
 

@@ -1,4 +1,4 @@
-"""What a process and all below it use: CPU and memory, from /proc (Linux)."""
+"""CPU time and memory of a process and all below it, from /proc (Linux)."""
 
 from __future__ import annotations
 

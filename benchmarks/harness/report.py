@@ -1,7 +1,7 @@
-"""What a benchmark is: its options and the least of them, what it needs, what it is held to.
+"""The declaration of a benchmark: its options, what it needs, its targets; and its command line.
 
-A module declares one `BENCHMARK` and ends with `sys.exit(BENCHMARK.main())`. `--quick` takes the
-same way with the least work that prints every key of the whole result.
+A module declares one `BENCHMARK` and ends with `sys.exit(BENCHMARK.main())`. `--quick` runs the
+same code with the least work that prints every key of the whole result.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import platform
 import signal
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,9 +25,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from benchmarks.harness.code_behind import commit_of, digest_of
+from benchmarks.harness.other_work import OtherWork
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-LACKS: Final = 77  # the exit code where something that it needs is not there
+LACKS: Final = 77  # the exit code if something that it needs is missing
+DISTURBED: Final = 75  # the exit code if other work ran beside it, so the result is not kept
+OTHER_CORES: Final = 0.05  # most CPU time of other work, as a share of one core
 _EXTRAS: Final = {
     "bench": ("matplotlib", "pycocotools", "trackeval"),
     "train": ("nncf", "onnx", "onnxscript", "torch", "torchvision"),
@@ -38,7 +42,7 @@ Need = Literal["clips", "bench", "train"]
 
 
 class Bar(NamedTuple):
-    """A figure with what was wanted of it; measured: None where it could not be."""
+    """A figure with its target; measured: None if it could not be measured."""
 
     what: str
     measured: float | None
@@ -47,14 +51,14 @@ class Bar(NamedTuple):
 
     @property
     def held(self) -> bool | None:
-        """Return whether it is reached; None where it was not measured."""
+        """Return whether the target is reached; None if it was not measured."""
         if self.measured is None:
             return None
         return self.measured <= self.wanted if self.sign == "<=" else self.measured >= self.wanted
 
     @property
     def verdict(self) -> str:
-        """In a word."""
+        """Return the same in words."""
         return {None: "not measured", True: "held", False: "MISSED"}[self.held]
 
     def __str__(self) -> str:
@@ -63,11 +67,11 @@ class Bar(NamedTuple):
 
 
 class Option(NamedTuple):
-    """Value of an option without the command line, and the least; None: the same."""
+    """The default of an option, its value with --quick (None: the same), and its help."""
 
     full: Any
     quick: Any = None
-    said: str | None = None
+    explanation: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +82,9 @@ class Benchmark:
     measure  the options' values -> the whole result, with `conditions` (see below) in it
     options  by name: `rounds` is `--rounds`; a tuple takes several values
     needs    clips: a folder of test data; bench, train: those extras
-    bars     a result -> what is held to something
+    bars     a result -> its figures with targets
     keyed    names of mappings whose keys are data (clips, processes): a quick run has fewer
-    absent   keys whose values hang on what happened: a quick run may lack them
+    absent   keys whose values depend on what happened: a quick run may lack them
     draws    the module whose `draw(result)` makes its figure in docs/
     kept     the options' values -> name of the result's file, where it is not always `name`
     """
@@ -96,7 +100,7 @@ class Benchmark:
     kept: Callable[[argparse.Namespace], str] | None = None
 
     def main(self, words: Sequence[str] | None = None) -> int:
-        """Measure and tell; 0, or LACKS where what it needs is not there."""
+        """Measure, print and, with --write, keep the result; return 0, LACKS or DISTURBED."""
         given = self.given(words)
         if lack := self.lacks(given.data):
             print(f"{self.name}: {lack}", file=sys.stderr)
@@ -111,22 +115,35 @@ class Benchmark:
             "code": digest_of(module),
             "quick": given.quick,
         }
-        result = self.measure(given)
+        began = time.monotonic()
+        with OtherWork() as others:
+            result = self.measure(given)
+        origin["took_s"] = round(time.monotonic() - began)
+        origin["other_cores"] = round(others.cores, 3)
         result["conditions"] |= origin
         print(*self.bars(result), sep="\n", flush=True)
-        if given.write:
-            name = self.name if self.kept is None else self.kept(given)
-            RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{name}.json").write_text(
-                json.dumps(result, indent=1) + "\n", encoding="utf-8"
+        is_disturbed = others.cores > OTHER_CORES
+        if given.write and is_disturbed:
+            print(
+                f"{self.name}: not kept: other work used {others.cores:.2f} of a core in the mean, "
+                f"at most {OTHER_CORES} is allowed; run it again on an idle machine",
+                flush=True,
             )
-            if self.draws:
-                import_module(self.draws).draw(result)
+        elif given.write:
+            self._keep(result, given)
         print(json.dumps(result), flush=True)
-        return 0
+        return DISTURBED if given.write and is_disturbed else 0
+
+    def _keep(self, result: BenchmarkResult, given: argparse.Namespace) -> None:
+        name = self.name if self.kept is None else self.kept(given)
+        RESULTS.mkdir(exist_ok=True)
+        text = json.dumps(result, indent=1)
+        (RESULTS / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+        if self.draws:
+            import_module(self.draws).draw(result)
 
     def given(self, words: Sequence[str] | None = None) -> argparse.Namespace:
-        """The options' values; what the command line says goes before `--quick`."""
+        """Return the options' values; the command line has priority over `--quick`."""
         documentation = sys.modules[self.measure.__module__].__doc__
         parser = argparse.ArgumentParser(
             prog=f"python -m benchmarks.{self.name}",
@@ -135,13 +152,13 @@ class Benchmark:
         )
         data = os.environ.get("FRAMEGATE_DATA")
         parser.add_argument("--data", type=Path, default=data and Path(data), help="test data")
-        parser.add_argument("--quick", action="store_true", help="the least that tells every key")
+        parser.add_argument("--quick", action="store_true", help="the least work for every key")
         parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
         for name, option in self.options.items():
             _add(parser, name, option)
         given = parser.parse_args(words)
         if given.quick and given.write:
-            parser.error("--quick measures nothing that is worth to --write")
+            parser.error("--quick measures nothing that is worth keeping: leave out --write")
         if given.quick:
             least = {name: one.quick for name, one in self.options.items() if one.quick is not None}
             parser.set_defaults(**least)
@@ -149,9 +166,9 @@ class Benchmark:
         return given
 
     def lacks(self, data: Path | None) -> str:
-        """What it needs and is not there; empty: nothing."""
+        """Return what it needs and does not have; empty: nothing."""
         if "clips" in self.needs and (data is None or not (data / "clips").is_dir()):
-            return "needs --data (or FRAMEGATE_DATA), a folder with clips/, which is not here"
+            return "needs --data (or FRAMEGATE_DATA), a folder with clips/, which is missing"
         for extra, modules in _EXTRAS.items():
             absent = [name for name in modules if find_spec(name) is None]
             if extra in self.needs and absent:
@@ -159,7 +176,7 @@ class Benchmark:
         return ""
 
     def differences(self, whole: BenchmarkResult, quick: BenchmarkResult) -> list[str]:
-        """What of the whole result's keys a quick one lacks or has in another kind."""
+        """Return the keys of the whole result that a quick one lacks or has in another type."""
         return list(_differences(self, whole, quick, ""))
 
 
@@ -171,7 +188,7 @@ def _add(parser: argparse.ArgumentParser, name: str, option: Option) -> None:
         one = one[0] if one else ""
     kind = str if one is None else type(one)
     flag = f"--{name.replace('_', '-')}"
-    parser.add_argument(flag, type=kind, default=option.full, help=option.said, **several)
+    parser.add_argument(flag, type=kind, default=option.full, help=option.explanation, **several)
 
 
 def _differences(about: Benchmark, whole: Any, quick: Any, where: str) -> Iterator[str]:
@@ -206,20 +223,20 @@ def _kind(value: Any) -> str:
 
 
 def _merged(values: Sequence[Any]) -> Any:
-    """One value with the keys of them all: rows of a table may lack some."""
-    told = [value for value in values if value is not None]
-    if not told:
+    """Return one value with the keys of all: rows of a table may lack some."""
+    known = [value for value in values if value is not None]
+    if not known:
         return None
-    if all(isinstance(value, dict) for value in told):
-        names = {key: None for value in told for key in value}
-        return {key: _merged([value[key] for value in told if key in value]) for key in names}
-    if all(isinstance(value, list) for value in told):
-        return [each for value in told for each in value]
-    return told[0]
+    if all(isinstance(value, dict) for value in known):
+        names = {key: None for value in known for key in value}
+        return {key: _merged([value[key] for value in known if key in value]) for key in names}
+    if all(isinstance(value, list) for value in known):
+        return [each for value in known for each in value]
+    return known[0]
 
 
 def conditions(packages: Sequence[str], **more: Any) -> dict[str, Any]:
-    """Machine, kernel and versions, and whatever else decides the figures (`more`)."""
+    """Return machine, kernel and versions, and what else decides the figures (`more`)."""
     return {
         "cpu": cpu(),
         "cores": len(os.sched_getaffinity(0)),
@@ -238,7 +255,7 @@ def in_turn(sides: Sequence[T], number: int) -> list[T]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` (0..1) of the values do not exceed. ValueError without values."""
+    """Return the value that `share` (0..1) of the values do not exceed. ValueError without one."""
     if not values:
         raise ValueError("no values")
     ordered = sorted(values)
@@ -246,12 +263,12 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def median_of_ratios(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median over rounds of ours / theirs: both of a pair met the same state of the machine."""
+    """Return the median over rounds of ours / theirs, each pair measured in the same minutes."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def cpu() -> str:
-    """Name of this machine's processor."""
+    """Return the name of this machine's processor."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""What a run published of a composed day, and what lazy decoding changed of it."""
+"""Compare the results of a composed day with full and with lazy decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a camera's own footage makes of the detector: tuning, and its own network.
+"""Measure detectors that learned from a camera's own footage: tuned, and its own network.
 
     python -m benchmarks.learn --data FOLDER [--kept FOLDER] [--train N] [--quick] [--write]
 
@@ -320,7 +320,7 @@ BENCHMARK = report.Benchmark(
         "clips": report.Option(_ORDER, ("bottle-detection",), "in the order of training"),
         "seeds": report.Option(3, 1, "of each network"),
         "train": report.Option(10**9, 1, "networks that are trained now, at most"),
-        "kept": report.Option(None, said="folder where parts that are done are kept"),
+        "kept": report.Option(None, explanation="folder where parts that are done are kept"),
         "frames": report.Option(400, 20, "that teach, at most"),
         "judging": report.Option(200, 20, "that judge, at most"),
         "sides": report.Option((416, 320, 224), (416,), "of the input"),

@@ -1,4 +1,4 @@
-"""What the engine itself costs: five stages without decoding and without a model.
+"""Measure the cost of the engine: five stages without decoding and without a model.
 
     python -m benchmarks.overhead [--rounds N] [--seconds S] [--peers PYTHON] [--quick] [--write]
 
@@ -242,7 +242,7 @@ BENCHMARK = Benchmark(
         "rounds": Option(5, 1),
         "seconds": Option(10.0, 1.0, "of a live run; a file's: half"),
         "hops": Option(20_000, 500),
-        "peers": Option(None, said="Python with Roboflow's inference installed"),
+        "peers": Option(None, explanation="Python with Roboflow's inference installed"),
     },
     bars=bars,
     keyed=("cpu_share",),

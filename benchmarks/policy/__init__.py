@@ -247,10 +247,10 @@ BENCHMARK = Benchmark(
     needs=("clips",),
     options={
         "frames": Option(HOUR, 150),
-        "seeds": Option((11, 12, 13), (11,), said="hours that report"),
-        "noise": Option(0.0, said="grey levels of a sensor's noise"),
-        "periods": Option(2000, 3, said="simulated periods in each world"),
-        "cache": Option(cache_folder(), said="where answers of the heavy model are kept"),
+        "seeds": Option((11, 12, 13), (11,), explanation="hours that report"),
+        "noise": Option(0.0, explanation="grey levels of a sensor's noise"),
+        "periods": Option(2000, 3, explanation="simulated periods in each world"),
+        "cache": Option(cache_folder(), explanation="where answers of the heavy model are kept"),
     },
     bars=bars,
 )

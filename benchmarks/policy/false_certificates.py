@@ -1,4 +1,4 @@
-"""How often a promise that is broken is certified, if the policy learns from the promise's audits.
+"""Count certificates of broken promises, if the policy learns from the audits of the promise.
 
 No pixels: the features of the frames are those of a recorded hour, in random blocks. The frames
 whose light result is wrong are simulated, so many that the promise is about to break. The policy

@@ -81,7 +81,7 @@ def measure(given: argparse.Namespace, folder: Path, heavy: Detector) -> Found:
     heavy_ms = cpu_ms_a_pass(clip, heavy)
     print(f"heavy pass of all, {heavy_ms:.0f} ms CPU each: {time.monotonic() - began:.0f} s")
     never, _ = serve(path, given.frames, None)
-    print(f"served with nobody to ask: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"served without a heavy model: {time.monotonic() - began:.0f} s", flush=True)
     promised, certificates = serve(path, given.frames, Promised(given.doubt, given.frames))
     print(f"served with the promise: {time.monotonic() - began:.0f} s", flush=True)
     return Found(composed, truth, never, promised, certificates[0], heavy_ms)
@@ -228,9 +228,9 @@ BENCHMARK = Benchmark(
     options={
         "frames": Option(HOUR, 300),
         "seed": Option(0),
-        "noise": Option(0.0, said="grey levels of a sensor's noise"),
-        "doubt": Option(0.1, said="[escalate] doubt"),
-        "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
+        "noise": Option(0.0, explanation="grey levels of a sensor's noise"),
+        "doubt": Option(0.1, explanation="[escalate] doubt"),
+        "cache": Option(cache_folder(), explanation="where answers of the heavy pass are kept"),
     },
     bars=bars,
     draws="benchmarks.promise.figure",

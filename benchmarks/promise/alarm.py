@@ -1,4 +1,4 @@
-"""How many audits the promise's alarm needs, in many simulated runs at once."""
+"""Count the audits that the alarm of the promise needs, in many simulated runs at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an hour of footage is composed of: empty scenes, and things cut from photographs."""
+"""The parts of composed footage: empty scenes, and things cut from photographs."""
 
 from __future__ import annotations
 

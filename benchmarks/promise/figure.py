@@ -1,4 +1,4 @@
-"""Draws the figure of benchmarks.promise from its result (needs the `bench` extra: matplotlib).
+"""Draw the figure of benchmarks.promise from its result (needs the `bench` extra: matplotlib).
 
 python -m benchmarks.promise.figure
 """
@@ -11,6 +11,7 @@ from typing import Final
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from benchmarks.harness.figure_style import DOCS, STYLE, ResultRow
 from benchmarks.harness.report import RESULTS
@@ -21,9 +22,9 @@ _LEAST: Final = 1e-3  # what a logarithmic axis shows of nothing
 
 
 def draw(result: ResultRow, path: Path = DOCS / "promise.png") -> Path:
-    """Write the figure; its path. `result` as benchmarks.promise tells it."""
+    """Write the figure of a result of benchmarks.promise, and return its path."""
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, 2, figsize=(7.2, 2.4))
+        figure, panels = plt.subplots(1, 2, figsize=(7.6, 2.8))
         _costs(panels[0], result)
         _hour(panels[1], result)
         figure.tight_layout(w_pad=1.5)
@@ -48,25 +49,29 @@ def _costs(panel: Axes, result: ResultRow) -> None:
         panel.plot(*at, mark, color=colour, ms=5, label=label)
     panel.axhline(result["alpha"], color=_BOUND, lw=0.8, ls="--")
     promised = f"promised: {result['alpha']:.0%}"
-    panel.text(1, result["alpha"], promised, ha="right", va="bottom", fontsize=7)
+    panel.text(_LEAST, result["alpha"], promised, ha="left", va="top", fontsize=7)
     panel.set_xscale("log")
     panel.set_yscale("log")
-    panel.set(xlabel="frames asked about", ylabel="wrong frames", title="what it takes")
-    panel.legend(fontsize=6, loc=(0.03, 0.33))
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    panel.set(xlabel="frames sent to the heavy model", ylabel="wrong frames")
+    panel.set_title("Wrong frames, by frames asked about")
+    panel.legend(fontsize=6.5, loc=(0.02, 0.36))
 
 
 def _hour(panel: Axes, result: ResultRow) -> None:
-    """Wrong frames as they come, and what the certificate says of them."""
+    """Wrong frames as they occur, and the bound that the certificate states."""
     hours = [frames / result["frames"] for frames, _ in result["wrong_so_far"]]
-    panel.plot(hours, [wrong for _, wrong in result["wrong_so_far"]], color=_OURS, label="wrong")
+    wrong = [n_wrong for _, n_wrong in result["wrong_so_far"]]
+    panel.plot(hours, wrong, color=_OURS, label="wrong frames")
     may = result["alpha"] * result["frames"]
     panel.axhline(may, color=_BOUND, lw=0.8, ls="--")
-    panel.text(0, may, f"{may:.0f} may be", va="bottom", fontsize=7)
+    panel.text(0, may, f"promised: at most {may:.0f}", va="top", fontsize=7)
     if result["certified_bound"] is not None:
         bound = result["certified_bound"] * result["frames"]
-        panel.plot([1.0], [bound], "D", color=_PLAIN, ms=5, label="bound by audits")
+        panel.plot([1.0], [bound], "D", color=_PLAIN, ms=5, label="bound in the certificate")
     panel.set_ylim(bottom=0)
-    found = f"{result['n']} audits, {result['k']} caught"
+    found = f"A certified hour: {result['n']} audits, {result['k']} wrong"
     panel.set(xlabel="share of the period", ylabel="frames", title=found)
     panel.legend(fontsize=7)
 

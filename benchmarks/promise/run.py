@@ -1,4 +1,4 @@
-"""One file through `framegate run`, with a promise or with nobody to ask: what was published."""
+"""One file through `framegate run`, with a promise or with no heavy model: its results."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _told(before: RunSample, now: RunSample, n_frames: int) -> RunSample:
 
 
 def config_text(clip: Path, promised: Promised | None) -> str:
-    """The packaged pipeline.toml with the clip as its source, and a promise or nobody to ask.
+    """The packaged pipeline.toml with the clip as its source, and a promise or no heavy model.
 
     Asks are not budgeted: what the promise takes is what is measured.
     """

@@ -1,4 +1,4 @@
-"""How served results are held to the heavy pass, and to what asking less or otherwise would give.
+"""Compare served results with the heavy pass, and with other ways to ask it.
 
 Pure functions of lists with one entry a frame. A frame is *wrong* where the number of its objects
 of some class is another than the heavy pass has.

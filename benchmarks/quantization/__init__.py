@@ -1,4 +1,4 @@
-"""What 8 bits and bf16 gain and cost (needs the extras `bench` and `train`).
+"""Measure what 8 bits and bf16 gain and cost (needs the extras `bench` and `train`).
 
     python -m benchmarks.quantization --data FOLDER [--rounds N] [--quick] [--write]
 

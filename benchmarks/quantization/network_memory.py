@@ -1,4 +1,4 @@
-"""What one compiled network takes of a process's memory.
+"""Measure the memory that one compiled network adds to a process.
 
     python -m benchmarks.quantization.network_memory NETWORK.xml WIDTH HEIGHT PRECISION [OUTPUT...]
 

@@ -1,1 +1,1 @@
-"""What Framegate is measured against."""
+"""The programs and rules with which Framegate is compared."""

@@ -1,4 +1,4 @@
-"""How two widely used programs choose where to look, rewritten from what they say of themselves.
+"""Motion rules of two widely used programs, rewritten from their documents.
 
 PreviousFrame   Intel DL Streamer, `gvamotiondetect`: difference to the previous frame, in blocks
 RunningAverage  Frigate: difference to a slow running average, in a picture 100 rows high

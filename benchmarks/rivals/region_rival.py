@@ -62,7 +62,7 @@ class RegionDetector:
         self._nms_iou = detector.choices.nms_iou
 
     def look(self, picture: Picture, known: Known, places: list[Rect]) -> Known:
-        """Look at the places anew; known boxes that lie elsewhere stay."""
+        """Look at the places again; known boxes elsewhere stay."""
         fresh, pixels = [], 0
         for place in places:
             prepared = self._member.prepare(cut(picture, place))

@@ -1,4 +1,4 @@
-"""What a gate has to beat: look at every n-th frame, and keep or move the boxes in between.
+"""The rival of a gate: look at every n-th frame, and keep or move the boxes in between.
 
 Both rivals look at frames evenly spaced in a share of the clip that need not be one in a whole
 number. Tracks and calm rule go on with each frame that is looked at; in between the boxes that were

@@ -1,4 +1,4 @@
-"""What verdicts about episodes teach: a filter of ten numbers, against what else they can set.
+"""Measure filters that verdicts teach, beside other limits that the same verdicts can set.
 
     python -m benchmarks.teach --data FOLDER [--clips NAME ...] [--write]
 

@@ -261,7 +261,7 @@ BENCHMARK = Benchmark(
     name="together",
     measure=measure,
     options={
-        "sounds": Option("", said="checkout of ESC-10, to compute the library again"),
+        "sounds": Option("", explanation="checkout of ESC-10, to compute the library again"),
         "seeds": Option(3, 1),
         "scenes": Option(4000, 64),
         "steps": Option(1000, 2),

@@ -1,4 +1,4 @@
-"""What the shipped networks see of cut-outs and hear of sounds: the material of composed windows.
+"""Outputs of the shipped networks for cut-outs and sounds, of which windows are composed.
 
 Each object of a photograph is cut out with a margin, pasted at several sizes and places into a
 frame of a clip, and overlaid with sensor noise. The light detector looks at that picture. So

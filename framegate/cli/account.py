@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import getpass
 import os
 import re
 import secrets
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,15 @@ import msgspec
 from framegate.cli.help import ending
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
-from framegate.pipeline.web.accounts import ROLES, Account, accounts_in, digest_of, read_accounts
-from framegate.pipeline.web.sessions import hash_of_password
+from framegate.pipeline.system.replaced_file import locked, written
+from framegate.pipeline.web.accounts.accounts import (
+    ROLES,
+    Account,
+    accounts_in,
+    digest_of,
+    read_accounts,
+)
+from framegate.pipeline.web.accounts.sessions import hash_of_password
 
 PASSWORD_ENV: Final = "FRAMEGATE_ACCOUNT_PASSWORD"
 _DEFAULT: Final = "accounts.toml"
@@ -118,16 +125,43 @@ def _add_file(verb: argparse.ArgumentParser) -> None:
 
 def _add(parsed: argparse.Namespace) -> Exit:
     file: Path = parsed.file
-    text = _text_of(file)
     if not is_name(parsed.name):
         raise ConfigFaults([f"account {parsed.name[:64]!r}: a name is {NAME_RULE}"])
-    if parsed.name in accounts_in(text, file):
+    _refuse_known(parsed.name, _text_of(file), file)  # before a person types a password
+    token, lines = _new_account(parsed)
+    table = "\n".join(lines) + "\n"
+    accounts_in(table, file)
+    with _opened(file, is_made=True) as real:
+        text = _text_of(file)
+        _refuse_known(parsed.name, text, file)
+        before = ""
+        if text:
+            before = text.rstrip("\n") + "\n\n"
+        _write(file, real, before + table)
+    if token:
+        print(token)
+        print("this token is not shown again; the file has only its hash", file=sys.stderr)
+    if not text:
+        print(
+            f"to use {file}, add to pipeline.toml, and start the run again:\n\n[http]\n"
+            f'accounts_file = "{file}"',
+            file=sys.stderr,
+        )
+    return Exit.DONE
+
+
+def _refuse_known(name: str, text: str, file: Path) -> None:
+    if name in accounts_in(text, file):
         raise ConfigFaults(
             [
-                f"{file} has an account {parsed.name}; remove it first: "
-                f"framegate account remove {parsed.name}{_option(file)}"
+                f"{file} has an account {name}; remove it first: "
+                f"framegate account remove {name}{_option(file)}"
             ]
         )
+
+
+def _new_account(parsed: argparse.Namespace) -> tuple[str, list[str]]:
+    """Return the new token ("": it has none), and the lines of the account's table."""
     token, password = "", ""
     if parsed.password or parsed.password_file is not None:
         password = hash_of_password(_password(parsed.password_file))
@@ -142,19 +176,7 @@ def _add(parsed: argparse.Namespace) -> Exit:
         lines.append(f'token = "{digest_of(token.encode())}"')
     if password:
         lines.append(f'password = "{password}"')
-    if text:
-        text = text.rstrip("\n") + "\n\n"
-    _write(file, text + "\n".join(lines) + "\n")
-    if token:
-        print(token)
-        print("this token is not shown again; the file has only its hash", file=sys.stderr)
-    if not text:
-        print(
-            f"to use {file}, add to pipeline.toml, and start the run again:\n\n[http]\n"
-            f'accounts_file = "{file}"',
-            file=sys.stderr,
-        )
-    return Exit.DONE
+    return token, lines
 
 
 def _password(file: str | None) -> str:
@@ -199,16 +221,18 @@ def _ways(account: Account) -> str:
 
 
 def _remove(parsed: argparse.Namespace) -> Exit:
-    text = _text_of(parsed.file)
-    known = accounts_in(text, parsed.file)
-    if parsed.name not in known:
-        near = did_you_mean(parsed.name, known)
-        raise ConfigFaults([f"{parsed.file} has no account {parsed.name[:64]}{near}"])
-    table = re.compile(rf"^\[{parsed.name}\][^\n]*\n(?:(?!\[)[^\n]*\n?)*", re.MULTILINE)
-    left = table.sub("", text)
-    if parsed.name in accounts_in(left, parsed.file):
-        raise ConfigFaults([f"{parsed.file}: [{parsed.name}] is written unusually; edit the file"])
-    _write(parsed.file, left)
+    with _opened(parsed.file, is_made=False) as real:
+        text = _text_of(parsed.file)
+        known = accounts_in(text, parsed.file)
+        if parsed.name not in known:
+            near = did_you_mean(parsed.name, known)
+            raise ConfigFaults([f"{parsed.file} has no account {parsed.name[:64]}{near}"])
+        table = re.compile(rf"^\[{parsed.name}\][^\n]*\n(?:(?!\[)[^\n]*\n?)*", re.MULTILINE)
+        left = table.sub("", text)
+        if parsed.name in accounts_in(left, parsed.file):
+            fault = f"{parsed.file}: [{parsed.name}] is written unusually; edit the file"
+            raise ConfigFaults([fault])
+        _write(parsed.file, real, left)
     return Exit.DONE
 
 
@@ -222,35 +246,25 @@ def _text_of(file: Path) -> str:
         raise ConfigFaults([f"{file}: {error}"]) from None
 
 
-def _write(file: Path, text: str) -> None:
-    """Replace the file at once. Only its owner, who stays, may read it. ConfigFaults."""
-    accounts_in(text, file)
+@contextmanager
+def _opened(file: Path, *, is_made: bool) -> Iterator[Path]:
+    """Let no other command change the file during the block; yield it without links. ConfigFaults.
+
+    is_made: whether a missing file is made
+    """
     real = Path(os.path.realpath(file))  # a link stays
     try:
-        descriptor, name = tempfile.mkstemp(".toml", ".accounts-", real.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as opened:
-                _keep_owner(real, descriptor)
-                opened.write(text)
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.replace(name, real)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with locked(real, is_made=is_made):
+            yield real
     except OSError as error:
         raise ConfigFaults([f"{file}: {error.strerror or error}"]) from None
 
 
-def _keep_owner(file: Path, new: int) -> None:
-    """Give an open file the owner of another one, so that a run can read what root wrote. OSError.
-
-    Nothing is done if the other one does not exist.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        before, own = file.stat(), os.fstat(new)
-        if (before.st_uid, before.st_gid) != (own.st_uid, own.st_gid):
-            os.fchown(new, before.st_uid, before.st_gid)
+def _write(file: Path, real: Path, text: str) -> None:
+    """Replace the opened file at once. ConfigFaults; OSError."""
+    accounts_in(text, file)
+    with written(real, text.encode()) as new:
+        os.replace(new, real)
 
 
 def _option(file: Path) -> str:

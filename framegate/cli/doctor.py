@@ -20,8 +20,8 @@ import msgspec
 
 from framegate.cli.console.arguments import add_config_file
 from framegate.cli.console.terminal import say
+from framegate.cli.control.watch import counts_of
 from framegate.cli.help import ending
-from framegate.cli.watch import counts_of
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.sources import is_camera
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit

@@ -139,7 +139,7 @@ def _add_recorded_sources(parsed: argparse.Namespace) -> None:
     if faults:
         raise ConfigFaults(faults)
     # It loads the library of tables, for which no other run should wait.
-    from framegate.cli.recordings import recorded_places
+    from framegate.cli.review.recordings import recorded_places
 
     places = recorded_places(parsed.recorded, parsed.since, parsed.until)
     parsed.sources += [f"{name}={place}" for name, place in places.items()]
@@ -187,7 +187,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         overwrite=parsed.overwrite,
         pace=parsed.pace,
         named=frozenset(named_sources(parsed.sources, opens_folders=True)),
-        resume_with=_resume_with(parsed),
+        resume_with=resume_options(parsed),
         read=config_reader(parsed, without),
         slot=parsed.slot or "",
         fleet_secret=_fleet_secret(parsed),
@@ -238,17 +238,26 @@ def _fleet_secret(parsed: argparse.Namespace) -> str:
     return secret
 
 
-def _resume_with(parsed: argparse.Namespace) -> tuple[str, ...]:
+def resume_options(parsed: argparse.Namespace) -> tuple[str, ...]:
     """Return the options that a data folder does not keep. A URL with a password is left out."""
-    places = {
+    values = {
         "-c": parsed.config,
         "--env-file": parsed.env_file,
         "--registry": parsed.registry,
         "--store": parsed.store,
         "--fleet-secret": parsed.fleet_secret,
+        "--http": parsed.http,
+        "--save": parsed.save,
+        "--detector": parsed.detector,
+        "--device": parsed.device,
+        "--classes": parsed.classes,
+        "--min-score": parsed.min_score,
     }
     words: list[str] = []
-    for option, place in places.items():
-        if place and not secrets_of(str(place)):
-            words += (option, str(place))
+    for option, value in values.items():
+        is_given = value is not None and value != ""
+        if is_given and not secrets_of(str(value)):
+            words += (option, str(value))
+    if parsed.record:
+        words.append("--record")
     return tuple(words)

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,6 @@ from framegate.models.errors import ModelError, ModelRefused
 _REQUEST: Final = "request.json"
 _ANSWER: Final = "answer.json"
 _PRINTED: Final = "printed.txt"
-_ROOT: Final = Path(__file__).resolve().parents[2]
 _MAX_ANSWER_BYTES: Final = 4 << 20
 _NO_MEMORY: Final = (
     "MemoryError", "bad_alloc", "an't allocate memory", "annot allocate memory", "OOM",
@@ -98,7 +98,7 @@ def _run_process(folder: Path, file: Path, limits: SandboxLimits) -> int:
 def _environment(folder: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
     return kept | {
-        "PYTHONPATH": str(_ROOT),
+        "PYTHONPATH": str(_folder_of_framegate()),
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(folder),
         "TMPDIR": str(folder),
@@ -106,6 +106,17 @@ def _environment(folder: Path) -> dict[str, str]:
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
         "OMP_NUM_THREADS": "2",
     }
+
+
+def _folder_of_framegate() -> Path:
+    """Return the folder from which `framegate` is imported: a checkout, or any site-packages.
+
+    The process leaves out the packages of the user (-s), where Framegate may be installed.
+    """
+    spec = find_spec("framegate")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).resolve().parents[1]
 
 
 def _answer(folder: Path) -> dict[str, Any] | None:

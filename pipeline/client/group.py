@@ -16,7 +16,6 @@ import redis
 
 from framegate.pipeline.client.follower import (
     BLOCK_MS,
-    COUNT,
     RESULTS,
     Ask,
     Channel,
@@ -25,9 +24,9 @@ from framegate.pipeline.client.follower import (
     Start,
     Steps,
     checked,
+    count_of_each,
     entries_of,
     fields_of,
-    following,
     read_entry,
 )
 from framegate.pipeline.contracts.errors import ResultsTrimmed
@@ -138,7 +137,7 @@ class GroupFollower:
     def _first_id(self, source: str) -> str:
         """Return the id after which a new group begins; `$` is the end of the stream."""
         if isinstance(self._start, Mapping):
-            return self._start.get(source, "0")
+            return str(self._start.get(source, "0"))
         if self._start == "new" and not self._joined_once:
             return "$"
         return "0"
@@ -164,7 +163,8 @@ class GroupFollower:
         """Take over results that are pending with other consumers for too long."""
         idle_ms = str(round(self._member.claim_after_s * 1e3))
         names = (self._stream(source), self._member.group, self._member.consumer)
-        (reply,) = yield Ask([("XAUTOCLAIM", *names, idle_ms, "0-0", "COUNT", COUNT)])
+        count = count_of_each(len(self._seen))
+        (reply,) = yield Ask([("XAUTOCLAIM", *names, idle_ms, "0-0", "COUNT", count)])
         if _is_gone(reply):
             self._leave(source)
             return
@@ -208,7 +208,8 @@ class GroupFollower:
 
     def _read(self, source: str, after: str) -> Command:
         consumer = ("GROUP", self._member.group, self._member.consumer)
-        return ("XREADGROUP", *consumer, "COUNT", COUNT, "STREAMS", self._stream(source), after)
+        count = count_of_each(len(self._seen))
+        return ("XREADGROUP", *consumer, "COUNT", count, "STREAMS", self._stream(source), after)
 
     def _give(self, source: str, entries: list[list[Any]]) -> None:
         for at, fields in entries:
@@ -241,7 +242,7 @@ def _gap(
     A new group has no gap.
     """
     oldest = Position.parse(info[b"first-entry"][0])
-    if delivered == START or oldest <= delivered or oldest == following(delivered):
+    if delivered == START or oldest <= delivered or oldest == delivered.following:
         return None
     read = group.get(b"entries-read")
     gone = info[b"entries-added"] - info[b"length"]
@@ -258,5 +259,5 @@ def _trimmed(source: str, lost: list[bytes]) -> list[ResultsTrimmed]:
     before = START
     if first.seq:
         before = Position(first.epoch, first.seq - 1)
-    after = following(Position.parse(lost[-1]))
+    after = Position.parse(lost[-1]).following
     return [ResultsTrimmed(source, str(before), str(after))]

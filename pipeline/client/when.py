@@ -9,13 +9,13 @@ from datetime import datetime
 from datetime import time as time_of_day
 from typing import Any, Final
 
+from framegate.pipeline.contracts.duration import duration_s
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Output, Result
 
 TIME: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago)"
 WHEN: Final = f"{TIME} or a position (1-250)"
 TimeOrPosition = float | Position  # UNIX seconds, or a position
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def moment(text: str, now: float) -> TimeOrPosition:
@@ -27,7 +27,7 @@ def moment(text: str, now: float) -> TimeOrPosition:
         return Position.parse(text)
     with contextlib.suppress(ValueError):
         return now - duration_s(text)
-    if re.fullmatch(r"[0-9]{9,}(?:\.[0-9]+)?", text):  # UNIX seconds, as in results
+    if re.fullmatch(r"[0-9]{9,11}(?:\.[0-9]{1,9})?", text):  # UNIX seconds, as in results
         return float(text)
     for read in (_today_at, datetime.fromisoformat):
         try:
@@ -44,14 +44,6 @@ def time_of(text: str, now: float) -> float:
         if isinstance(when, float):
             return when
     raise ValueError(f"must be {TIME}, got {text[:40]!r}")
-
-
-def duration_s(text: str) -> float:
-    """Return the seconds of a duration such as 90s, 15m, 1h or 2d. Raise ValueError for others."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
-    if match is None:
-        raise ValueError(f"must be a duration, such as 90s, 15m, 1h or 1d, got {text[:40]!r}")
-    return float(match[1]) * _UNITS_S[match[2]]
 
 
 def _today_at(text: str) -> datetime:

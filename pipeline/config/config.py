@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
@@ -22,11 +21,12 @@ from framegate.pipeline.config.by_source import (
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.config.graph import SHARD, StageEntry, graph_faults, undecoded_faults
 from framegate.pipeline.config.read_events import eventless_faults, read_events
-from framegate.pipeline.config.read_options import read_named, read_options
+from framegate.pipeline.config.read_options import read_named, read_options, unreadable
 from framegate.pipeline.config.read_stages import Table, over_shipped, read_stages, stages_that
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
 from framegate.pipeline.config.sources import SourceConfig, read_sources
 from framegate.pipeline.config.store import StoreConfig
+from framegate.pipeline.config.telemetry import TelemetryConfig
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import EVENTS
 from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
@@ -52,8 +52,8 @@ class LiveConfig:
 
     stall_s       seconds without a frame after which a camera is lost. If 20 frame periods are
                   longer, that time applies
-    retry_most_s  longest pause in seconds between two attempts to connect. The pause grows with
-                  each failed attempt
+    retry_most_s  longest pause in seconds between two attempts to connect. The pause grows from
+                  0.5 to 2 s, stays there for 10 attempts, and then grows with each of them
     decode        decode of all cameras that have no key of their own: see [sources.NAME]
     """
 
@@ -138,13 +138,13 @@ class HttpConfig:
         if fault is not None:
             faults.append(f"listen = {self.listen!r}: {fault}")
         file = self.token_file
-        if file is not None and file != "off" and not os.access(file, os.R_OK):
-            faults.append(f"token_file = {self.token_file!r}: this file cannot be read")
+        if file is not None and file != "off" and (reason := unreadable(file)):
+            faults.append(f"token_file = {file!r}: {reason}")
         accounts = self.accounts_file
-        if accounts is not None and not os.access(accounts, os.R_OK):
+        if accounts is not None and (reason := unreadable(accounts)):
             faults.append(
-                f"accounts_file = {accounts!r}: this file cannot be read; "
-                "framegate account add NAME makes it"
+                f"accounts_file = {accounts!r}: {reason}; framegate account add NAME makes the "
+                "file, for its owner only"
             )
         if accounts is not None and file == "off":
             faults.append('token_file = "off": with accounts_file, each request needs a token')
@@ -202,6 +202,7 @@ class Config:
     workers: WorkersConfig
     log: LogConfig
     http: HttpConfig
+    telemetry: TelemetryConfig
     save: SaveConfig
     learn: LearnConfig
     record: RecordConfig
@@ -232,6 +233,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "workers": WorkersConfig,
     "log": LogConfig,
     "http": HttpConfig,
+    "telemetry": TelemetryConfig,
     "save": SaveConfig,
     "learn": LearnConfig,
     "record": RecordConfig,

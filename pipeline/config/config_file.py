@@ -7,11 +7,8 @@ earlier texts are in a file beside it, .NAME.history, so that a change can be un
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +21,8 @@ import msgspec
 from framegate.pipeline.config.config import Config, read_config
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.live_config import SavedVersion
+from framegate.pipeline.system.replaced_file import locked, sync_folder, written
 
-_LOCK_S: Final = 2.0  # a click waits so long for another program that has locked the file
-_RETRY_S: Final = 0.02
 _VERSIONS: Final = 50  # earlier texts that are kept
 _BYTES: Final = 1 << 20  # of their texts; the newest is always kept
 
@@ -106,7 +102,7 @@ def change_file(
             # A kill between the two leaves a version that equals the file; `versions` omits it.
             if paths:
                 _keep_version(real, before.text, after.digest, paths)
-            with _written(real, after.text.encode()) as new:
+            with written(real, after.text.encode()) as new:
                 if real.read_bytes() != before.text.encode():  # an editor, which takes no lock
                     raise _changed(path)
                 os.replace(new, real)
@@ -114,7 +110,7 @@ def change_file(
             raise _unwritable(path, error.strerror) from error
     # The file has the new text now, also if this file system cannot synchronise a folder.
     with contextlib.suppress(OSError):
-        _sync_folder(real.parent)
+        sync_folder(real.parent)
     return after
 
 
@@ -194,11 +190,24 @@ def _keep_version(real: Path, text: str, after: str, paths: Sequence[str]) -> No
     while len(kept) > 1 and sum(len(each.text.encode()) for each in kept) > _BYTES:
         kept.pop(0)
     history = _history_of(real)
-    with _written(real, msgspec.json.encode(kept), history) as new:
+    with written(real, msgspec.json.encode(kept), history) as new:
         os.replace(new, history)
 
 
 # -- The file.
+
+
+@contextmanager
+def _locked(path: Path, real: Path) -> Iterator[None]:
+    """Let no other Framegate change the file during the block. ConfigFaults."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(real))
+        except BlockingIOError as error:
+            raise _unwritable(path, error.strerror) from error
+        except OSError as error:
+            raise ConfigFaults([f"configuration {path}: {error.strerror}"]) from error
+        yield
 
 
 def _changed(path: Path) -> FileChanged:
@@ -213,39 +222,6 @@ def _unwritable(path: Path, reason: str | None) -> ConfigFaults:
     )
 
 
-@contextmanager
-def _locked(path: Path, real: Path) -> Iterator[None]:
-    """Let no other Framegate change the file during the block. ConfigFaults after _LOCK_S."""
-    until = time.monotonic() + _LOCK_S
-    descriptor = -1
-    try:
-        while descriptor < 0:
-            descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
-            with contextlib.suppress(OSError):  # a file system without locks
-                while not _is_locked_now(descriptor):
-                    if time.monotonic() > until:
-                        reason = f"another program has locked it for {_LOCK_S:.0f} s"
-                        raise _unwritable(path, reason)
-                    time.sleep(_RETRY_S)
-            if not os.path.samestat(os.fstat(descriptor), os.stat(real)):
-                os.close(descriptor)  # it was replaced while we waited, so our lock is of the old
-                descriptor = -1
-    except OSError as error:
-        raise ConfigFaults([f"configuration {path}: {error.strerror}"]) from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_locked_now(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _check_writable(path: Path, real: Path) -> None:
     """Raise ConfigFaults for a file that a rename would replace, but that is not to be changed."""
     status = os.stat(real)
@@ -255,58 +231,3 @@ def _check_writable(path: Path, real: Path) -> None:
     if status.st_nlink > 1:
         reason = f"it has {status.st_nlink} names (hard links), and only one would be changed"
         raise _unwritable(path, reason)
-
-
-@contextmanager
-def _written(real: Path, data: bytes, place: Path | None = None) -> Iterator[Path]:
-    """Return a durable file with this content, and the owner, mode and attributes of another one.
-
-    place  path that the file will get; None: that of the other one
-
-    It has a fixed name beside that path, so that killed processes leave one at most. OSError.
-    """
-    name = (place or real).name.removeprefix(".")
-    new = real.with_name(f".{name}.framegate")
-    new.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        with open(os.open(new, flags, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            _copy_metadata(real, file.fileno())
-            os.fsync(file.fileno())
-        yield new
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _copy_metadata(real: Path, new: int) -> None:
-    """Give an open file the owner, the mode and the attributes (such as ACLs) of another one."""
-    status, own = os.stat(real), os.fstat(new)
-    if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
-        os.fchown(new, status.st_uid, status.st_gid)
-    os.fchmod(new, stat.S_IMODE(status.st_mode))
-    wanted, present = _attributes(real), _attributes(new)
-    for name in present.keys() - wanted.keys():
-        os.removexattr(new, name)
-    for name, value in wanted.items():
-        if present.get(name) != value:
-            os.setxattr(new, name, value)
-
-
-def _attributes(file: Path | int) -> dict[str, bytes]:
-    """Return the extended attributes of a file; none if the file system has none."""
-    try:
-        return {name: os.getxattr(file, name) for name in os.listxattr(file)}
-    except OSError as error:
-        if error.errno != errno.ENOTSUP:
-            raise
-        return {}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

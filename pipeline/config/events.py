@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from framegate.pipeline.config.snooze import snooze_fault, snoozes_fault
 from framegate.pipeline.contracts.episodes import Severity, When
 
 Point: TypeAlias = tuple[float, float]
@@ -137,6 +138,8 @@ class RuleConfig:
                    reported
     schedule       times at which the rule is active, such as "22:00-06:00" or "mon-fri
                    07:30-18:00". Default: always
+    snoozed        period in which the rule is not active: two times with their zone and "/" between
+                   them, which `framegate rules snooze` writes
     after          a table: the rule starts only after an episode of another rule
     enabled        false: the rule is off. Its open episodes end
     severity       level of the episodes: detection or alert. Sinks can select by it
@@ -170,6 +173,7 @@ class RuleConfig:
     min_score: float = field(default=0.0, metadata={"least": 0.0, "most": 1.0})
     min_sightings: int = field(default=2, metadata={"least": 1, "most": 1000})
     schedule: tuple[str, ...] = ()
+    snoozed: str = field(default="", metadata={"check": snooze_fault})
     after: AfterConfig | None = None
     enabled: bool = True
     severity: Severity = "detection"
@@ -202,6 +206,8 @@ class EventsConfig:
                  machine
     profile      name of the active profile. Default: the first profile in the file whose schedule
                  includes the time of the frame; if there is none, all rules are active
+    snoozed      period in which no rule is active, as in a rule
+    snoozed_sources  such a period of all rules with a source, by the name of the source
     areas        areas by name: [events.areas.NAME]
     lines        lines by name: [events.lines.NAME]
     rules        rules by name: [events.rules.NAME]
@@ -213,6 +219,14 @@ class EventsConfig:
     view: str = ""
     timezone: str = ""
     profile: str = ""
+    snoozed: str = field(default="", metadata={"check": snooze_fault})
+    snoozed_sources: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "check": snoozes_fault,
+            "schema": {"additionalProperties": {"type": "string"}},
+        },
+    )
     areas: dict[str, AreaConfig] = field(default_factory=dict, metadata={"each": AreaConfig})
     lines: dict[str, LineConfig] = field(default_factory=dict, metadata={"each": LineConfig})
     rules: dict[str, RuleConfig] = field(default_factory=dict, metadata={"each": RuleConfig})
@@ -223,7 +237,8 @@ class EventsConfig:
     def digest(self, name: str) -> str:
         """Return eight hex digits that name a rule with its area, its line and the rules before it.
 
-        Two rules with the same digest give the same episodes for the same results.
+        Two rules with the same digest give the same episodes for the same results, except while one
+        of them is snoozed or outside its profile.
         """
         parts: list[Any] = [self.reconnect_s, self.handover]
         while name:
@@ -269,11 +284,16 @@ class EventsConfig:
 
 
 def values_of(rule: RuleConfig) -> dict[str, Any]:
-    """Return the values of a rule that are not the defaults, by key.
+    """Return the values of a rule that are not the defaults, by key, without its snooze.
 
-    A key that a later version adds does not change them, so digests stay.
+    A key that a later version adds does not change them, so digests stay. Neither does a snooze, so
+    an open episode ends as at the end of a schedule.
     """
-    return {key: value for key, value in asdict(rule).items() if value != _USUAL.get(key)}
+    return {
+        key: value
+        for key, value in asdict(rule).items()
+        if key != "snoozed" and value != _USUAL.get(key)
+    }
 
 
 _USUAL: Final = {field.name: field.default for field in fields(RuleConfig)}

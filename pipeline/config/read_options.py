@@ -332,6 +332,17 @@ def take_variables(file: Path) -> None:
         raise ConfigFaults([f"--env-file {file}: {fault}" for fault in wrong.faults]) from None
 
 
+def unreadable(file: str | Path) -> str | None:
+    """Return why this user cannot read a file; None if it can."""
+    if os.access(file, os.R_OK):
+        return None
+    try:
+        os.stat(file)
+    except OSError as error:
+        return f"this file cannot be read: {error.strerror}"
+    return "this file cannot be read: this user has no permission"
+
+
 def unset_variable(name: str | None, key: str) -> list[str]:
     """Return the fault of a key that names a variable which is not set or is empty."""
     if name is None or os.environ.get(name):

@@ -95,7 +95,8 @@ def stages_that(tables: Table, attribute: str) -> list[str]:
         if not isinstance(entry, dict):
             continue
         with contextlib.suppress(ConfigFaults, AttributeError, KeyError):
-            if getattr(load_declared(entry["use"]), attribute):
+            use = entry["use"]
+            if isinstance(use, str) and getattr(load_declared(use), attribute):
                 names.append(name)
     return names
 

@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from framegate.pipeline.config.read_options import from_environment, read_named, unset_variable
+from framegate.pipeline.config.read_options import (
+    from_environment,
+    read_named,
+    unreadable,
+    unset_variable,
+)
 from framegate.pipeline.contracts.episodes import Severity
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import EVENTS, NAME_RULE, is_name
@@ -71,8 +76,9 @@ class SinkConfig:
     discovery    first part of the discovery topics of Home Assistant (mqtt). "": no discovery
     metadata_fps  greatest number of frames per second and source whose boxes are published, as
                  ONVIF metadata (mqtt). 0: none
-    commands     let programs of the broker switch the profile and rules (mqtt): TOPIC/set/profile
-                 and TOPIC/set/rule/RULE. All who may publish there can then switch them
+    commands     let programs of the broker switch the profile and rules, and snooze rules (mqtt):
+                 TOPIC/set/profile, TOPIC/set/rule/RULE and TOPIC/set/snooze. All who may publish
+                 there can then do so
     picture      send a picture of the camera when an episode starts (mqtt, notify)
     cooldown_s   seconds after a message in which no other message about the same rule and source is
                  sent (notify)
@@ -140,8 +146,8 @@ class SinkConfig:
                 "secret_env: give either secret_env or secret_file; only a receiver on this host "
                 "(127.0.0.1) can do without"
             )
-        if self.secret_file is not None and not os.access(self.secret_file, os.R_OK):
-            faults.append(f"secret_file = {self.secret_file!r}: this file cannot be read")
+        if self.secret_file is not None and (reason := unreadable(self.secret_file)):
+            faults.append(f"secret_file = {self.secret_file!r}: {reason}")
         for name in (*self.rules, *self.sources):
             if not is_name(name):
                 faults.append(f"rules, sources: {name!r}: not a name; a name is {NAME_RULE}")
@@ -231,7 +237,22 @@ def url_faults(kind: SinkKind, url: str) -> list[str]:
         return [f"not a URL; must be {form}"]
     if allowed and scheme not in allowed:
         return [f"{scheme}:// does not fit kind {kind}; must be {' or '.join(allowed)}://"]
+    if allowed and not _has_host_and_port(url.strip()):
+        return [
+            f"it has no host, or its port is no number up to 65535; must be {scheme}://HOST, with "
+            "a colon and the port after it if needed. In a password, write / as %2F, ? as %3F and "
+            "# as %23"
+        ]
     return []
+
+
+def _has_host_and_port(url: str) -> bool:
+    """Return whether a URL has a host, and a port that is a number or none."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port >= 0)
+    except ValueError:
+        return False
 
 
 def _secret_faults(name: str, sink: SinkConfig) -> list[str]:

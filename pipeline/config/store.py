@@ -6,10 +6,9 @@ import logging
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from framegate.pipeline.config.read_options import unset_variable
+from framegate.pipeline.config.read_options import unreadable, unset_variable
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.store.redis_client import SCHEMES, url_fault, with_tls
 from framegate.pipeline.system.ports import store_fault
@@ -163,9 +162,7 @@ def _tls_faults(store: StoreConfig) -> list[str]:
     files = {key: getattr(store, key) for key in ("tls_ca", "tls_cert", "tls_key")}
     given = {key: file for key, file in files.items() if file is not None}
     faults = [
-        f"{key} = {file!r}: this file cannot be read"
-        for key, file in given.items()
-        if not os.access(file, os.R_OK)
+        f"{key} = {file!r}: {reason}" for key, file in given.items() if (reason := unreadable(file))
     ]
     if store.tls_key is not None and store.tls_cert is None:
         faults.append("tls_key: needs store.tls_cert, the certificate of that key")
@@ -189,6 +186,6 @@ def _listen_faults(store: StoreConfig) -> list[str]:
     if fault is not None:
         faults.append(f"listen = {store.listen!r}: {fault}")
     file = store.listen_password_file
-    if file is not None and not os.access(Path(file), os.R_OK):
-        faults.append(f"listen_password_file = {file!r}: this file cannot be read")
+    if file is not None and (reason := unreadable(file)):
+        faults.append(f"listen_password_file = {file!r}: {reason}")
     return faults

@@ -80,6 +80,7 @@ class EditableConfig(msgspec.Struct, frozen=True, tag=True):
     profile   active profile by the file; "": by the schedules
     waits     what the file has and the run uses only after its next start, with the reason
     history   earlier texts, newest first
+    sources   names of the sources of the run
     """
 
     file: str
@@ -89,6 +90,7 @@ class EditableConfig(msgspec.Struct, frozen=True, tag=True):
     profile: str = ""
     waits: Sequence[str] = ()
     history: Sequence[SavedVersion] = ()
+    sources: Sequence[str] = ()
 
 
 ConfigRequest = GetConfig | ChangeConfig | RestoreConfig | ReloadConfig

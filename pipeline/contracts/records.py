@@ -32,6 +32,11 @@ class Position(NamedTuple):
     def __str__(self) -> str:
         return f"{self.epoch}-{self.seq}"
 
+    @property
+    def following(self) -> Position:
+        """Return the next position of the epoch, the only one that can follow without a gap."""
+        return Position(self.epoch, self.seq + 1)
+
     @classmethod
     def parse(cls, text: bytes | str) -> Position:
         """Read `<epoch>-<seq>`; ValueError on anything else."""
@@ -145,7 +150,8 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     frames   frames decoded in this epoch
     last     true if the source ends with this epoch
     counts   counters of the decoder, such as damaged packets
-    fault    why the source ended; null if it is complete
+    fault    why the source ended, or why the camera is away now: reason and text; null if the
+             source is complete
     said     last outputs of stages, by name of the stage, msgpack
     dropped  dropped frames after the last published one of the epoch; `frames` includes them
     epoch    the epoch that ends, for a stage; in the store, the id of the entry contains it

@@ -137,6 +137,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     nice     niceness of the process, 0 to 19
     replicas number of replicas that must confirm tokens and epochs before they are used
     began_mono  monotonic seconds at which the run's process began
+    trace_ratio  share of the frames whose way is sent as spans, 0 to 1
     """
 
     name: str
@@ -154,6 +155,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     nice: int = 0
     replicas: int = 0
     began_mono: float = 0.0
+    trace_ratio: float = 0.0
     log_level: str = "INFO"
     log_format: LogFormat = "text"
 

@@ -418,3 +418,23 @@ class Stage(Generic[S]):
 
     def close(self) -> None:
         """Release all resources before the worker ends."""
+
+
+def check_mapping(states: object) -> None:
+    """Raise TypeError if a stage returned its states in anything but a mapping."""
+    if not isinstance(states, Mapping):
+        raise TypeError(f"the states are {states!r:.80}: they must be a dict by source")
+
+
+def check_states(kind: type, states: Mapping[str, Any]) -> None:
+    """Raise TypeError if a stage returned a state, by source, that is not of its class `State`.
+
+    Such a state would be another type after a restart, when it is read from the store.
+    """
+    check_mapping(states)
+    for source, state in states.items():
+        if not isinstance(state, kind):
+            raise TypeError(
+                f"the state of source {source} is {state!r:.80}: it must be a {kind.__name__}, "
+                "the State of the stage"
+            )

@@ -20,7 +20,6 @@ from framegate.pipeline.contracts.errors import FramegateError, NoReply, Request
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.engine.control_messages import (
     SEND_AGAIN_S,
-    SUPERSEDES,
     AnyRequest,
     Call,
     CallReply,
@@ -33,6 +32,7 @@ from framegate.pipeline.engine.control_messages import (
     receive_from_child,
     reply_of,
     send,
+    supersedes,
     value_of,
 )
 from framegate.pipeline.system.process import start_module
@@ -114,8 +114,8 @@ class ChildLine:
         """Send a notice; do nothing if the child has ended."""
         if self._end is None:
             return
-        if self._waiting and isinstance(notice, SUPERSEDES):
-            self._waiting = deque(m for m in self._waiting if type(m) is not type(notice))
+        if self._waiting:
+            self._waiting = deque(m for m in self._waiting if not supersedes(notice, m))
         self._add(notice)
 
     async def ask(self, request: AnyRequest, kind: type[R], patience_s: float | None = None) -> R:

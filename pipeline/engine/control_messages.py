@@ -226,15 +226,14 @@ ToSupervisor = Call | CallReply | FramesKept | RecordInHand | Ready | EndPassed 
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
 _to_supervisor = msgspec.json.Decoder(ToSupervisor)
-SUPERSEDES = (
-    SetSources,
-    SetModels,
-    SetFilters,
-    SetOptions,
-    CloseCameras,
-    Drain,
-    Stop,
-)  # replaces an unsent notice of its type
+_WHOLE = (SetSources, SetModels, SetFilters, CloseCameras, Drain, Stop)  # each replaces the last
+
+
+def supersedes(new: ToWorker, unsent: ToWorker) -> bool:
+    """Return whether an earlier notice that is not sent so far is needed no more."""
+    if isinstance(new, SetOptions) and isinstance(unsent, SetOptions):
+        return new.stage == unsent.stage
+    return isinstance(new, _WHOLE) and type(new) is type(unsent)
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:

@@ -15,10 +15,17 @@ from typing import Any
 from msgspec import structs
 
 from framegate.pipeline.contracts import records
-from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.errors import FrameLost, StageRefused
 from framegate.pipeline.contracts.records import End, FailReason, Position, Record
 from framegate.pipeline.contracts.spec import StageSpec
-from framegate.pipeline.contracts.stage import WAITS, Item, Stage, Waits
+from framegate.pipeline.contracts.stage import (
+    WAITS,
+    Item,
+    Stage,
+    Waits,
+    check_mapping,
+    check_states,
+)
 from framegate.pipeline.engine.inbox import Arrival, Batch
 from framegate.pipeline.engine.stage_commit import (
     Checkpoint,
@@ -29,6 +36,7 @@ from framegate.pipeline.engine.stage_commit import (
 )
 from framegate.pipeline.store.hop import Attached
 from framegate.pipeline.telemetry.run_status import StageTimes
+from framegate.pipeline.telemetry.spans import FrameSpans, StageWork
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +50,7 @@ _LACKS = Failure("frame_lost", aside=False)
 class HostedStage:
     """A stage with its checkpoint for each source. One thread.
 
+    spans         of the frames that are traced; None: none is
     is_read_here  a stage of this process reads it; its published outputs pass on at once
     is_passed_on  only this process reads it; the runner decides which entries are stored
     """
@@ -65,6 +74,7 @@ class HostedStage:
         if stage.asks is not None:
             counts = stage.asks.counts
         self.times = StageTimes(asks=counts, cache=stage.cache, footage=stage.footage)
+        self.spans: FrameSpans | None = None
         self.is_read_here = False
         self.is_passed_on = False
         self._may_miss = spec.misses(live=True)
@@ -119,10 +129,11 @@ class HostedStage:
         outputs, states = self._process(items, states, is_patient)
         ended = time.monotonic()
         self._note_times(items, began, ended)
+        work = StageWork(self.spec, began, ended, len(items))
         pending = {}
         for source, arrivals in batch.items():
             outputs_of = outputs.get(source, [])
-            pending[source] = self._pending(source, arrivals, outputs_of, states[source], ended)
+            pending[source] = self._pending(source, arrivals, outputs_of, states[source], work)
         return pending
 
     def _note_times(self, items: list[Item], began: float, ended: float) -> None:
@@ -198,6 +209,7 @@ class HostedStage:
     ) -> tuple[list[bytes | Waits | None], Mapping[str, Any]]:
         """Run the stage and encode its outputs; one that cannot be encoded fails the call."""
         outputs, after = self.stage.process(items, states)
+        check_mapping(after)
         if len(outputs) != len(items):
             raise ValueError(f"{len(outputs)} outputs for {len(items)} records")
         publishes = self.spec.publishes
@@ -256,7 +268,7 @@ class HostedStage:
         arrivals: list[Arrival],
         outputs: list[StageOutput],
         state: Any,
-        ended: float,
+        work: StageWork,
     ) -> PendingCommit:
         checkpoint = self.checkpoints[source]
         builder = CommitBuilder(
@@ -264,13 +276,11 @@ class HostedStage:
             source,
             checkpoint,
             state,
-            ended,
+            work.ended,
             self.is_read_here,
             self.is_passed_on,
         )
-        if self._may_miss and self.spec.misses(self.stage.context.live(source)):
-            missed = _missed(checkpoint.position, arrivals[0], self.spec.reads_side)
-            builder.count("lagged:" + self.spec.name, missed)
+        misses = self._may_miss and self.spec.misses(self.stage.context.live(source))
         # `outputs` has those of the first arrivals that were given to the stage, in their order.
         # The commit covers the arrivals before the first without an output.
         done = 0
@@ -295,9 +305,39 @@ class HostedStage:
                 builder.end(arrival.position, record, output)
             else:
                 builder.frame(arrival, record, output)
+                if self.spans is not None and self.spans.sample.has(source, arrival.position):
+                    self._add_span(self.spans, work, source, arrival, record, output)
+            if misses:  # a gap may be anywhere: entries are read before the last batch is done
+                missed = _missed(last, arrival, self.spec.reads_side)
+                builder.count("lagged:" + self.spec.name, missed)
             last = arrival.position
             done += 1
+        self._check_state(source, builder.state)
         return builder.finish(last, arrivals[done:], self._keep, awaits)
+
+    def _check_state(self, source: str, state: Any) -> None:
+        """Raise StageRefused if the state is not of the class that the store returns it as."""
+        try:
+            check_states(self.stage.State, {source: state})
+        except TypeError as error:
+            what = f"stage {self.spec.name}: its state cannot be stored: {error}"
+            raise StageRefused(what) from error
+
+    def _add_span(
+        self,
+        spans: FrameSpans,
+        work: StageWork,
+        source: str,
+        arrival: Arrival,
+        record: Record,
+        output: StageOutput,
+    ) -> None:
+        result: bytes | str | None = None
+        if isinstance(output, Failure):
+            result = output.reason
+        elif isinstance(output, bytes):
+            result = output
+        spans.add_work(work, source, arrival.position, record, result)
 
     def _end_output(
         self, source: str, position: Position, end: End, builder: CommitBuilder
@@ -335,14 +375,13 @@ def by_arrival(items: list[Item]) -> list[Item]:
 def _missed(position: Position, arrival: Arrival, reads_side: bool) -> int:
     """Return the number of frames between a lossy reader's position and its next entry.
 
+    Frames that the camera dropped are no part of it: they are counted where they were dropped.
+
     reads_side  the input is a side stage, which has no entry for most frames: an end counts none
     """
-    dropped = 0
-    if isinstance(arrival.record, Record):
-        dropped = arrival.record.dropped
-    elif reads_side:
+    if reads_side and isinstance(arrival.record, End):
         return 0
-    before = arrival.position.seq - dropped
+    before = arrival.position.seq - arrival.record.dropped
     if arrival.position.epoch == position.epoch:
         return max(0, before - position.seq - 1)
     return max(0, before)

@@ -1,4 +1,8 @@
-"""The entries that wait for a stage: the next batch, and the frames that cannot be done now."""
+"""The entries that wait for a stage: the next batch, and the frames that cannot be done now.
+
+An inbox has no limit of its own. It contains the frames that a decoder may put ahead of its readers
+(`ingest/credit`), or those of a read that began with fewer than PLENTY entries (`stage_loop`).
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import StoreRefused
-from framegate.pipeline.contracts.records import START, End, Position
+from framegate.pipeline.contracts.records import START, End, Position, Record
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import EndPassed, RecordInHand
@@ -36,6 +37,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
 )
 from framegate.pipeline.store.worker_connections import Link, Links
+from framegate.pipeline.telemetry.spans import FrameSpans
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Runner:
     stale    sources that must be attached again: their position in the store is another
     fenced   sources that other workers took over
     first_stages  the stages that read decode
+    spans    of the frames that are traced; None: none is
     done     counts progress; the supervisor takes a worker for hung if it does not grow
     """
 
@@ -95,6 +98,7 @@ class Runner:
         self._on_sources = on_sources
         self._on_last_end = on_last_end
         self.fenced: set[str] = set()
+        self.spans: FrameSpans | None = None
 
     # -- sources
 
@@ -233,6 +237,16 @@ class Runner:
         if not arrivals:
             return after
         return arrivals[-1].position
+
+    def trace_decoded(self, source: str, arrivals: Sequence[Arrival]) -> None:
+        """Add the spans of those frames that are traced; they were decoded just now."""
+        if self.spans is None:
+            return
+        now = time.monotonic()
+        for arrival in arrivals:
+            record = arrival.record
+            if isinstance(record, Record) and self.spans.sample.has(source, arrival.position):
+                self.spans.add_decoded(source, arrival.position, record, now)
 
     def put(self, stage: str, source: str, arrivals: Sequence[Arrival]) -> None:
         """Add arrivals to a stage's inbox, in the order of their positions.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.fleet.assign import assign
+from framegate.pipeline.fleet.cost_choice import with_measured
 from framegate.pipeline.fleet.plan import MILLI, FleetPlan, FleetSource, SlotRoom
+
+_ROUNDS: Final = 4  # attempts to relieve slots that need more than their cores
 
 
 class FleetContent(msgspec.Struct, frozen=True):
@@ -19,10 +24,16 @@ class FleetContent(msgspec.Struct, frozen=True):
     sources: dict[str, FleetSource]
 
 
-def apply_content(plan: FleetPlan, content: FleetContent, spread: bool = False) -> FleetPlan:
+def apply_content(
+    plan: FleetPlan,
+    content: FleetContent,
+    spread: bool = False,
+    measured: Mapping[str, float] = MappingProxyType({}),
+) -> FleetPlan:
     """Return the next plan, with the slots and sources of a fleet.toml. Drained slots stay drained.
 
-    spread  as in `assign`
+    spread    as in `assign`
+    measured  cores that sources need; they count for sources without a declared cost
     """
     slots = {}
     for name, cores in content.slots.items():
@@ -33,10 +44,32 @@ def apply_content(plan: FleetPlan, content: FleetContent, spread: bool = False) 
         known = plan.sources.get(name)
         if known is not None:
             new = replace(new, slot=known.slot, since=known.since)
+            if new.cost_from == "default" and known.cost_from == "measured":
+                new = replace(new, cost=known.cost, cost_from="measured")
             if new.keys != known.keys:  # its slot begins it again
                 new = replace(new, since=plan.version + 1)
         sources[name] = new
-    return _assign_sources(replace(plan, slots=slots, sources=sources), spread)
+    return _assign_measured(replace(plan, slots=slots, sources=sources), spread, measured)
+
+
+def _assign_measured(plan: FleetPlan, spread: bool, measured: Mapping[str, float]) -> FleetPlan:
+    """Return the next plan by the measured costs, by which no source loses its slot for nothing.
+
+    A slot that needs more than its cores, and whose sources have no room elsewhere, keeps them all.
+    """
+    calm: set[str] = set()
+    for number in range(_ROUNDS):
+        costed = with_measured(plan.sources, plan.slots, measured, calm)
+        assigned = _assign_sources(replace(plan, sources=costed), spread)
+        left = {plan.sources[name].slot for name in assigned.waiting()}
+        crowded = {slot for slot in left - calm if slot in plan.slots}
+        crowded = {slot for slot in crowded if not plan.slots[slot].drained}
+        if not crowded:
+            break
+        calm |= crowded
+        if number == _ROUNDS - 2:  # so that the last round ends: it moves no source
+            calm |= plan.slots.keys()
+    return assigned
 
 
 def drain_slots(plan: FleetPlan, names: Iterable[str], is_drained: bool) -> FleetPlan:
@@ -151,8 +184,8 @@ def _source_change(old: FleetSource | None, new: FleetSource | None) -> str:
         parts.append(f"moves from {old.slot or 'the sources that wait'} to {_place(new)}")
     if old.keys != new.keys:
         parts.append("its settings change, so it begins again")
-    if old.cost != new.cost:
-        parts.append(f"its cost changes from {old.cost:g} to {new.cost:g}")
+    if (old.cost, old.cost_from) != (new.cost, new.cost_from):
+        parts.append(f"its cost changes from {old.cost:g} to {new.cost:g} ({new.cost_from})")
     return ", ".join(parts)
 
 

@@ -33,8 +33,8 @@ class SlotConfig:
 class FleetSourceConfig(SourceConfig):
     """`[sources.NAME]` of a fleet: the keys of a source in pipeline.toml, and its cost.
 
-    cost  CPU cores that it needs, as `framegate check` reports. Default: that of a camera with
-          1080p
+    cost  CPU cores that it needs, as `framegate check` reports. Default: what its slot measured,
+          and that of a camera with 1080p until then
     """
 
     cost: float = field(default=DEFAULT_COST, metadata={"least": 0.0, "most": 1024.0})
@@ -129,4 +129,7 @@ def _source_faults(path: str, source: FleetSourceConfig) -> list[str]:
 
 def _fleet_source(source: FleetSourceConfig, table: dict[str, Any]) -> FleetSource:
     names = {each.name for each in dataclasses.fields(SourceConfig)}
-    return FleetSource({key: table[key] for key in table if key in names}, source.cost)
+    keys = {key: table[key] for key in table if key in names}
+    if "cost" in table:
+        return FleetSource(keys, source.cost)
+    return FleetSource(keys, source.cost, cost_from="default")

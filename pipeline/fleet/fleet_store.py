@@ -26,6 +26,7 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.records import DecodeState
 from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.fleet.cost_meter import FrameCounts
 from framegate.pipeline.fleet.plan import VERSION, FleetPlan
 from framegate.pipeline.store.hop import function, replicas_command, too_few_replicas
 from framegate.pipeline.store.redis_client import connect, store_errors
@@ -51,6 +52,7 @@ class SlotSign(msgspec.Struct, frozen=True):
     refused  why it does not serve the rest of them, by source
     http     HOST:PORT at which other hosts reach its HTTP port; "": they cannot
     fault    why it cannot follow newer plans; "" if it can
+    costs    CPU cores that each of its cameras needed in the last minutes, as it measured
     """
 
     run: str
@@ -60,6 +62,7 @@ class SlotSign(msgspec.Struct, frozen=True):
     refused: dict[str, str] = {}
     http: str = ""
     fault: str = ""
+    costs: dict[str, float] = {}
 
 
 class _PlanRecord(msgspec.Struct, frozen=True):
@@ -84,7 +87,7 @@ class SourceOwner(msgspec.Struct, frozen=True):
 
 
 class FleetStore:
-    """A connection to the plan of a fleet. One thread.
+    """Connections to the plan of a fleet. Any thread: each call takes one from a pool.
 
     Each method raises StoreLost, StoreBusy or StoreRefused within a few times `answer_s`.
     """
@@ -272,15 +275,28 @@ class FleetStore:
         client: Any = self._client  # these methods have no types
         by_server: dict[str, list[str]] = {}
         for source in sources:
-            node = client.get_node_from_key(keys.own(source))
-            by_server.setdefault(getattr(node, "name", ""), []).append(source)
+            server = ""  # the cluster has none for it now
+            with contextlib.suppress(redis.exceptions.RedisClusterException):
+                server = client.get_node_from_key(keys.own(source)).name
+            by_server.setdefault(server, []).append(source)
         silent: set[str] = set()
         for names in by_server.values():
             try:
                 self.owners(names[:1])
+            except StoreRefused:  # it answers
+                continue
             except (StoreLost, StoreBusy):
                 silent.update(names)
         return silent
+
+    def frames(self, sources: Sequence[str]) -> dict[str, FrameCounts]:
+        """Return the frames of each source so far."""
+        commands = [("HMGET", keys.count(name), "decoded", "published") for name in sources]
+        replies = self._pipelined(commands)
+        return {
+            name: FrameCounts(int(decoded or 0), int(published or 0))
+            for name, (decoded, published) in zip(sources, replies, strict=True)
+        }
 
     def unended(self) -> list[str]:
         """Return the sources of slots that no slot has decoded to their last end, nor removed."""

@@ -7,12 +7,14 @@ hop.lua.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 VERSION: Final = 1
 MILLI: Final = 1000  # costs are added as whole thousandths of a core, so sums are exact
+
+CostFrom = Literal["declared", "measured", "default"]
 
 
 class SlotRoom(msgspec.Struct, frozen=True):
@@ -29,16 +31,18 @@ class SlotRoom(msgspec.Struct, frozen=True):
 class FleetSource(msgspec.Struct, frozen=True, omit_defaults=True):
     """A source of a fleet.
 
-    keys   its keys as in `[sources.NAME]`; a secret is only the name of a variable
-    cost   CPU cores that it needs
-    slot   the slot that serves it; "": it waits for room
-    since  version of the plan that gave it to this slot
+    keys       its keys as in `[sources.NAME]`; a secret is only the name of a variable
+    cost       CPU cores that it needs
+    slot       the slot that serves it; "": it waits for room
+    since      version of the plan that gave it to this slot
+    cost_from  declared in fleet.toml, measured by its slot, or the default
     """
 
     keys: dict[str, Any]
     cost: float
     slot: str = ""
     since: int = 0
+    cost_from: CostFrom = "declared"
 
 
 class FleetPlan(msgspec.Struct, frozen=True):

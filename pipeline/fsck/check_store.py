@@ -275,7 +275,7 @@ def _check_sinks(source: SourceFacts) -> Iterator[Discrepancy]:
                 f"source {source.name}: sink {name}",
                 f"{later} entries of events are not delivered",
                 "all of them",
-                "framegate run --resume delivers them",
+                "framegate run --resume delivers them if its configuration still has the sink",
             )
 
 

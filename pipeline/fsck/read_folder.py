@@ -41,7 +41,7 @@ from framegate.pipeline.review.projection import COLUMNS, VISIT_COLUMNS, Project
 from framegate.pipeline.run.folder import RunFile, read_run
 from framegate.pipeline.shared_memory.state import StatePlane, StateRing
 
-LEFTOVERS: Final = ("*.new", "certificates/*.new", "models/*.new")
+LEFTOVERS: Final = ("*.new", "promise.secret.*", "certificates/*.new", "models/*.new")
 _SIDES: Final = ("", "-wal", "-journal")
 _MP4: Final = ".mp4"
 

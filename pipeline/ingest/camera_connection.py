@@ -2,7 +2,8 @@
 
 One thread (CameraDecoder) connects and puts frames into the frame store. Another (`camera_reader`)
 reads one connection and decodes its frames into a `frame_queue`, which may drop some. `launcher`
-starts these threads; `feed` makes records of the frames. Invariants:
+starts these threads; `feed` makes records of the frames. `system/retry` has the pauses between two
+attempts. Invariants:
 
 - Each connection has its own CameraReader and FrameQueue, so frames of an earlier connection can
   never enter a later epoch.
@@ -36,11 +37,10 @@ from framegate.pipeline.ingest.decoder_events import Lost, ResumePoint, SourceEn
 from framegate.pipeline.ingest.frame_queue import TakenFrame
 from framegate.pipeline.ingest.recorded_stream import CLOSED_FOR_OTHERS, RecordedStream
 from framegate.pipeline.recording.segment_writer import Take
-from framegate.pipeline.system.retry import Backoff
+from framegate.pipeline.system.retry import camera_backoff
 
 log = logging.getLogger(__name__)
 
-RETRY_FIRST_S = 0.5
 STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 STEP_BACK_S = 1.0
 LEAP_S = 10.0
@@ -87,7 +87,7 @@ class CameraDecoder(DecoderThread):
         self._is_last = False  # stopped; only the frames of held packets are still put
         self._unreported = NO_DROPS  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
-        self._backoff = Backoff(min(RETRY_FIRST_S, max_retry_s), max_retry_s)
+        self._backoff = camera_backoff(max_retry_s)
         if context.open_recorded is not None:
             self._recorded = RecordedStream(
                 name,

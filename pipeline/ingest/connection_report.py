@@ -36,6 +36,11 @@ class ConnectionReport:
         """Return the state that was reported last, None before the first report."""
         return None if self._last is None else self._last.state
 
+    @property
+    def fault(self) -> str | None:
+        """Return why there is no connection, None while there is one or before the first report."""
+        return None if self._last is None else self._last.fault
+
     def report(self, state: ConnectionState, wall: float, fault: str | None = None) -> None:
         """Add the connection's state to the next commit; `since` changes only with the state."""
         before = self._last

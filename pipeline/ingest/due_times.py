@@ -26,9 +26,8 @@ class Agenda:
         self.awake: set[str] = set()
         self._noted: deque[str] = deque()  # by decoder threads
         self._dues: dict[str, float] = {}  # when the next frame of a sleeping source is due
-        self._by_due: list[
-            tuple[float, str]
-        ] = []  # a heap; an entry that differs from _dues is void
+        # A heap; an entry that differs from _dues is void.
+        self._by_due: list[tuple[float, str]] = []
         self._retries: dict[str, float] = {}  # when to start a source's decoder again
 
     def note(self, source: str) -> None:

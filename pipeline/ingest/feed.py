@@ -141,7 +141,7 @@ class Feed:
     def commit(self, through: Position = START) -> Commit | None:
         """Return a commit of all unconfirmed entries and the connection's new state; None: no news.
 
-        through: frames up to this position get no entry, as in Runner.through.
+        through: frames up to this position get no entry; see DecodingRoom.passed.
 
         The next commit is made after `confirm` or a new token.
         """
@@ -292,7 +292,7 @@ class Feed:
         assert self.thread is not None
         ended = []
         if self._open:
-            position = Position(self._position.epoch, self._position.seq + 1)
+            position = self._position.following
             ended = [self._append(position, End(VERSION, position.seq, last=False))]
         event = self.thread.first()
         self._open = isinstance(event, NewEpoch | SourceEnded) or not self._never_connected
@@ -455,14 +455,15 @@ class Feed:
             return []
         away_s = max(now - (self._seen_mono or now), AWAY_S)
         self._next_end_mono = now + max(AWAY_S, AWAY_PART * away_s)
-        position = Position(self._position.epoch, self._position.seq + 1)
+        position = self._position.following
         frames = self._frames
         since = 0.0
         if self._number:
             frames = frames or position.seq
         else:
             since = round(wall - away_s, 3)
-        end = End(VERSION, frames, False, away_s=round(away_s, 3), since=since)
+        fault = self._connection.fault
+        end = End(VERSION, frames, False, fault=fault, away_s=round(away_s, 3), since=since)
         return [self._append(position, end)]
 
     def _note_connected(self, wall: float) -> None:
@@ -471,7 +472,7 @@ class Feed:
             self._connection.report("connected", wall)
 
     def _finish(self, event: SourceEnded) -> Arrival:
-        position = Position(self._position.epoch, self._position.seq + 1)
+        position = self._position.following
         counts = {name: n for name, n in event.counts.items() if n}
         _add(self._counts, counts)
         self._open = False

@@ -20,8 +20,6 @@ MIN_FRAMES: Final = 8
 MAX_BYTES: Final = 24 << 20
 MAX_FRAMES: Final = 64
 CATCH_UP_S: Final = 5.0  # for the frames of held packets, which come at once
-
-
 _FASTER: Final = 2.0  # frames that arrive at this multiple of the camera's pace are a burst
 
 

@@ -22,7 +22,7 @@ from typing import Final
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import Fenced, OutOfMeans
-from framegate.pipeline.contracts.records import START, DecodeState, Position
+from framegate.pipeline.contracts.records import DecodeState
 from framegate.pipeline.contracts.source import LAZY_PREFIX
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control_line import ControlLine
@@ -30,22 +30,12 @@ from framegate.pipeline.engine.control_messages import EndPassed, Stop, Stopped
 from framegate.pipeline.engine.inbox import REST_S, UNDECODED_PER_FRAME, Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
+from framegate.pipeline.ingest.decoding_room import DecodingRoom
 from framegate.pipeline.ingest.due_times import Agenda
 from framegate.pipeline.ingest.feed import MAX_PARTS, Feed
-from framegate.pipeline.ingest.launcher import (
-    DecoderLauncher,
-    OpenRecorded,
-    OpenSource,
-    end_thread,
-)
+from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenRecorded, OpenSource, end_thread
 from framegate.pipeline.ingest.sent_commits import SentCommits
-from framegate.pipeline.ingest.store_waits import (
-    EpochGiven,
-    RoomMade,
-    StoreWaits,
-    WaitOver,
-    trail_of,
-)
+from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
 from framegate.pipeline.store.hop import (
     Commit,
     CommitReply,
@@ -144,13 +134,8 @@ class IngestSession:
         self._agenda = agenda
         self._links = links
         self._waits = StoreWaits(runner.spec, links)
-        self._last_readers = {
-            live: runner.hosted_if_all(self._spec.last_readers(live)) for live in (False, True)
-        }
-        self._trailing = runner.spec.trailing()
+        self._room = DecodingRoom(runner, self._waits)
         self._behind: set[str] = set()  # files whose next events wait until the stages have room
-        self._trailed: dict[str, Position] = {}  # the last known position of the trailing readers
-        self._is_passed_on = "decode" in runner.spec.passed_on()
         self._sources: list[SourceSpec] | None = None
         self._draining = False
         self._leaving: set[str] = set()  # sources that are handed over and not reported
@@ -231,51 +216,13 @@ class IngestSession:
                     self._waits.for_epoch(source, feed.token, feed.after_epoch)
                 else:
                     due_s = feed.due_s(now)
-                    until = feed.waits_for()
-                    if until is not None:
-                        self._await_room(feed, until)
+                    self._room.ask(feed)
             if due_s != 0.0 and (feed is None or not feed.has_news):
                 is_away = feed is not None and feed.is_away
                 due = None
                 if due_s is not None:
                     due = now + due_s
                 self._agenda.rest(source, due, is_away)
-
-    def _await_room(self, feed: Feed, until: Position) -> None:
-        """Release a decoder once all reliable readers are at `until`, and trailing ones not too far
-        behind. The store need not be asked if the former are in this process, and rarely about the
-        latter.
-        """
-        source = feed.spec.name
-        trailed = trail_of(until)
-        if self._trailing and self._trailed.get(source, START) < trailed:
-            self._waits.for_room(source, self._trailing, trailed)
-            return
-        read = self._read_to(feed)
-        if read is None:
-            self._waits.for_room(source, self._spec.last_readers(feed.spec.live), until)
-        elif read >= until and feed.thread is not None:
-            feed.thread.release(read)
-
-    def _read_to(self, feed: Feed, pending: CommitsOfSource = ()) -> Position | None:
-        """Return the position of a source's last readers after the pending commits; None if some
-        readers are in another process.
-        """
-        readers = self._last_readers[feed.spec.live]
-        if not readers:
-            return None
-        return self._runner.common_position(feed.spec.name, pending, readers)
-
-    def _may_resume(self, source: str, pending: CommitsOfSource = ()) -> bool:
-        """Return whether a decoder waits for room and has it after the pending commits."""
-        feed = self._feeds.get(source)
-        if feed is None:
-            return False
-        until = feed.waits_for()
-        if until is None:
-            return False
-        read = self._read_to(feed, pending)
-        return read is not None and read >= until
 
     def _follow_orders(self) -> None:
         if self._line.ordered is not None:
@@ -381,7 +328,7 @@ class IngestSession:
         feed = self._all_feeds.pop(source, None)
         self._feeds.pop(source, None)
         self._agenda.forget(source)
-        self._trailed.pop(source, None)
+        self._room.forget(source)
         self._behind.discard(source)
         if feed is not None:
             self._waits.forget(source)
@@ -392,6 +339,7 @@ class IngestSession:
 
     def _hand_on(self, source: str, arrivals: Sequence[Arrival]) -> None:
         """Give entries to the stages in this process that read decode's stream."""
+        self._runner.trace_decoded(source, arrivals)
         for stage in self._runner.first_stages:
             self._runner.put(stage.spec.name, source, arrivals)
 
@@ -417,6 +365,10 @@ class IngestSession:
             for source in self._sent.sources
         )
 
+    def _may_resume(self, source: str, pending: CommitsOfSource = ()) -> bool:
+        feed = self._feeds.get(source)
+        return feed is not None and self._room.is_made(feed, pending)
+
     def _send(self, pending: PendingCommits) -> None:
         """Send all pending commits.
 
@@ -431,11 +383,7 @@ class IngestSession:
                 continue
             outputs = pending.get(source, [])
             commits = [output.commit for _, output in outputs]
-            through = START
-            if self._is_passed_on and self._last_readers[feed.spec.live]:
-                # Else a restarted decoder needs the entries: they name the frames in flight.
-                through = self._runner.common_position(source, outputs)
-            commit = feed.commit(through)
+            commit = feed.commit(self._room.passed(feed, outputs))
             if commit is not None:
                 decoded[source] = commit
                 commits.insert(0, commit)
@@ -508,10 +456,7 @@ class IngestSession:
             return
         self._agenda.awake.add(wait.source)
         if isinstance(wait, RoomMade):
-            if wait.readers == self._trailing:
-                self._trailed[wait.source] = wait.read
-            elif feed.thread is not None:
-                feed.thread.release(wait.read)
+            self._room.hear(feed, wait)
         elif isinstance(wait, EpochGiven):
             self._hand_on(wait.source, feed.begin_epoch(wait.epoch))
         else:

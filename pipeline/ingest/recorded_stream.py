@@ -20,7 +20,7 @@ from framegate.pipeline.ingest.credit import CHANGES_S, SizeChanges
 from framegate.pipeline.ingest.recorded_sound import RecordedSound
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Take
-from framegate.pipeline.system.retry import Backoff
+from framegate.pipeline.system.retry import camera_backoff
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class RecordedStream(threading.Thread):
         self._changed = changed
         self._report = report
         self._stall_s = stall_s
-        self._backoff = Backoff(min(0.5, max_retry_s), max_retry_s)
+        self._backoff = camera_backoff(max_retry_s)
         self._changes = SizeChanges()
         self._seen = size
         self._seen_since = 0.0

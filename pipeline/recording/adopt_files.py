@@ -33,7 +33,7 @@ _AT_ONCE: Final = 64  # rows of a transaction, which costs more than reading as 
 def adopt(index: Index, source: str) -> int:
     """Add a row for each file of a source that has none, and remove rows whose files are gone.
 
-    Return the number of added files. Other processes wait for this one. RecordingLost.
+    Return the number of added files. Other processes wait for this one. OSError, RecordingLost.
     """
     with _turn(index.folder / source, waits=True):
         return _adopt(index, source)
@@ -41,7 +41,7 @@ def adopt(index: Index, source: str) -> int:
 
 def rebuild(index: Index) -> int:
     """Add a row for each file of any source that has none, and return the number of added files. A
-    source that another process adopts now is left out. RecordingLost.
+    source that another process adopts now is left out. OSError, RecordingLost.
     """
     was_whole = index.is_whole
     opened = index.opened
@@ -62,7 +62,7 @@ def rebuild(index: Index) -> int:
 def _turn(folder: Path, *, waits: bool) -> Iterator[bool]:
     """Prevent other processes from adopting the files of a source during a block.
 
-    Yield False if another process does so now; with `waits`, wait for it instead.
+    Yield False if another process does so now; with `waits`, wait for it instead. OSError.
     """
     try:
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -71,11 +71,11 @@ def _turn(folder: Path, *, waits: bool) -> Iterator[bool]:
         return
     try:
         mode = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
-        fcntl.flock(number, mode)
         has_turn = True
-    except BlockingIOError:
-        has_turn = False
-    try:
+        try:
+            fcntl.flock(number, mode)
+        except BlockingIOError:
+            has_turn = False
         yield has_turn
     finally:
         os.close(number)
@@ -142,7 +142,9 @@ def finish_left_files(index: Index) -> None:
     that a process still writes is left alone, and so is one that cannot be read. RecordingLost.
     """
     for state in index.recorders.states():
-        path = index.folder / f"{state.path}{OPEN}"
+        if state.growing_file is None:
+            continue
+        path = index.folder / state.growing_file
         if path.exists():
             with suppress(OSError, NotWhole):
                 adopt_file(index, path, state.source)
@@ -203,9 +205,9 @@ def growing_segments(index: Index, source: str) -> list[Segment]:
     Their paths are those of the growing files.
     """
     rows = []
-    growing = [state.path for state in index.recorders.states() if state.source == source]
+    growing = [each.growing_file for each in index.recorders.states() if each.source == source]
     for name in filter(None, growing):
-        path = index.folder / f"{name}{OPEN}"
+        path = index.folder / name
         try:
             with open(path, "rb") as file:
                 rows.append(segment_of(read_file(file), source, path))

@@ -11,7 +11,6 @@ from pathlib import Path
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import FOLDER, RecordingLost, repeat_if_replaced
-from framegate.pipeline.recording.recorder_states import OPEN
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ def recorded_clips(data: Path, changes: Sequence[Change]) -> list[Change]:
             unfinished = {
                 state.source
                 for state in index.recorders.states()
-                if (index.folder / f"{state.path}{OPEN}").exists()
+                if state.growing_file and (index.folder / state.growing_file).exists()
             }
             return [each for each in clips if each.source in unfinished or index.has_clip(each)]
     except RecordingLost:

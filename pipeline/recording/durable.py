@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from framegate.pipeline.system.replaced_file import sync_folder
+
 
 def put(file: BinaryIO | io.FileIO, old: Path, new: Path) -> None:
     """Sync an open file and rename it durably. OSError."""
@@ -44,15 +46,6 @@ def write_all(file: io.FileIO, data: bytes) -> None:
         if not written:
             raise OSError(errno.EIO, "the disk accepted none of the written bytes")
         left = left[written:]
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder. OSError."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def newest_time(folder: Path, ending: str) -> float | None:

@@ -152,6 +152,7 @@ class IndexTables:
         """makes: create a missing index; otherwise raise ConfigFaults."""
         self.folder = data / FOLDER
         self.opened = 0
+        self._files: list[tuple[int, int] | None] | None = None  # None: no file is open
         if not makes and not self.folder.is_dir():
             raise ConfigFaults(
                 [
@@ -191,7 +192,7 @@ class IndexTables:
             with suppress(FileExistsError):
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
                 os.close(os.open(self.folder / name, flags, PRIVATE_FILE))
-        self._files = self._identity()
+        files = self._identity()
         path = self.folder / NAME
         self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
         try:
@@ -199,6 +200,7 @@ class IndexTables:
         except BaseException:
             self._db.close()
             raise
+        self._files = files
 
     def _begin(self) -> None:
         self._db.execute("ATTACH ? AS pins", (str(self.folder / PINS),))
@@ -245,7 +247,8 @@ class IndexTables:
         return int(self._db.execute(f"PRAGMA {name}.user_version").fetchone()[0])
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files. The next query or change opens them again."""
+        self._files = None
         self._db.close()
 
     # -- queries and changes
@@ -253,7 +256,7 @@ class IndexTables:
     def rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         """Return the rows of a query as tuples; also within `writing`. RecordingLost."""
         with self._as_lost():
-            if not self._db.in_transaction:
+            if self._files is None or not self._db.in_transaction:
                 self._follow()
             return self._db.execute(query, values).fetchall()
 
@@ -272,14 +275,14 @@ class IndexTables:
                 raise IndexReplaced(f"{self.folder / NAME}: it was replaced meanwhile")
 
     def _follow(self) -> bool:
-        """Open the files again if they were replaced; return whether they were.
+        """Open the files again if they were replaced or are closed; return whether that was so.
 
         A row written just before its file was moved aside would be lost, so `writing` also checks
         this after each transaction.
         """
         if self._identity() == self._files:
             return False
-        self._db.close()
+        self.close()
         self._open()
         return True
 
@@ -312,7 +315,7 @@ class IndexTables:
 
     def _replaced(self, damage: sqlite3.Error) -> RecordingLost:
         """Move the damaged files aside and open new ones; return the error to raise."""
-        self._db.close()
+        self.close()
         try:
             aside = set_damaged_aside(self.folder)
             self._connect()

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from framegate.pipeline.recording.adopt_files import segment_of
-from framegate.pipeline.recording.durable import sync_folder
 from framegate.pipeline.recording.index import Segment
 from framegate.pipeline.recording.index_tables import PRIVATE_FILE
 from framegate.pipeline.recording.mp4_boxes import FileContents, Fragment, Head
 from framegate.pipeline.recording.recorder_states import OPEN
+from framegate.pipeline.system.replaced_file import sync_folder
 
 SEGMENT_S: Final = 4.0  # of media after which a key frame ends a segment
 LONGEST_S: Final = 60.0  # of media, or by the clock, after which any frame ends it

@@ -48,11 +48,11 @@ def playlist(
     init_url: Callable[[Segment], str],
     segment_url: Callable[[Segment], str],
     *,
-    goes_on: bool = False,
+    grows: bool = False,
 ) -> str:
-    """Return an HLS playlist (RFC 8216) of segments in order. goes_on: more will be added."""
+    """Return an HLS playlist (RFC 8216) of segments in order. grows: more will be added."""
     longest = math.ceil(max((segment.seconds for segment in segments), default=1.0))
-    kind = "EVENT" if goes_on else "VOD"
+    kind = "EVENT" if grows else "VOD"
     lines = [
         "#EXTM3U",
         "#EXT-X-VERSION:7",
@@ -72,7 +72,7 @@ def playlist(
             lines.append(f"#EXT-X-PROGRAM-DATE-TIME:{iso_time(segment.captured)}")
         lines += [f"#EXTINF:{segment.seconds:.6f},", segment_url(segment)]
         before = segment
-    if not goes_on:
+    if not grows:
         lines.append("#EXT-X-ENDLIST")
     return "\n".join(lines) + "\n"
 

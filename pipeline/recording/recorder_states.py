@@ -38,6 +38,13 @@ class RecorderState(msgspec.Struct, frozen=True):
     why: str | None
     most_bytes: int
 
+    @property
+    def growing_file(self) -> str | None:
+        """The name of the growing file, relative to the folder of recordings; None: none."""
+        if self.path is None:
+            return None
+        return f"{self.path}{OPEN}"
+
 
 class RecordedLoss(msgspec.Struct, frozen=True):
     """All gaps of a source for one reason. until: UNIX seconds at which the last one ended."""

@@ -37,7 +37,6 @@ from framegate.pipeline.recording.durable import (
     make_folder,
     put,
     remove_empty,
-    sync_folder,
     write_all,
 )
 from framegate.pipeline.recording.index import Index
@@ -64,6 +63,7 @@ from framegate.pipeline.recording.mp4_boxes import (
 from framegate.pipeline.recording.open_segment import GrowingSegment, new_file, open_path
 from framegate.pipeline.recording.recorder_states import SUFFIX, RecorderState, RecordingGap
 from framegate.pipeline.recording.retention import trim
+from framegate.pipeline.system.replaced_file import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,10 @@ class DiskFull(RecordingLost):
     """There is no room for a fragment, and no recording may be removed for it."""
 
     def __init__(self) -> None:
-        super().__init__("the disk is full, and no older recording may be removed", "disk_full")
+        super().__init__(
+            "the disk is full (record.free_bytes stay free), and no older recording may be removed",
+            "disk_full",
+        )
 
 
 class _Blocked(NamedTuple):

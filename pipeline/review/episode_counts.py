@@ -164,9 +164,14 @@ class KnownSource(msgspec.Struct, frozen=True):
     unknown: list[str]
 
 
+_LAST_WATCHED: Final = (  # `first` and `last` of a camera that never came are equal
+    "SELECT source, max(last) FROM watched WHERE last > first OR coalesce(why, '') = '' GROUP BY 1"
+)
+
+
 def known_sources(database: sqlite3.Connection, since: float) -> list[KnownSource]:
     """Return all sources by name, with the episodes that began after `since`, UNIX seconds."""
-    watched = dict(database.execute("SELECT source, max(last) FROM watched GROUP BY 1"))
+    watched = dict(database.execute(_LAST_WATCHED))
     names = watched.keys() | {name for (name,) in database.execute("SELECT source FROM stream")}
     began = defaultdict[str, dict[str, int]](dict)
     unknown = defaultdict[str, list[str]](list)

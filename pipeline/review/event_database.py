@@ -14,7 +14,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 from framegate.pipeline.review.visit_rows import restore_searched
 
 FILE: Final = "events.db"  # in the data folder
-VERSION: Final = 7
+VERSION: Final = 8
 BUSY_S: Final = 10.0  # for which a writer waits for another
 LONG_S: Final = 3600.0  # a longer episode is in the index `long`
 
@@ -108,7 +108,7 @@ CREATE TABLE unknown (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE watched (
   source TEXT NOT NULL, epoch INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
-  kept REAL NOT NULL DEFAULT 0,
+  kept REAL NOT NULL DEFAULT 0, why TEXT,
   PRIMARY KEY (source, epoch)
 ) STRICT, WITHOUT ROWID;
 {_STREAMS}{_VISITS}{_CLOCK}"""
@@ -125,7 +125,9 @@ picture  pictures of episodes with a verdict, and of visits with a mark, by the 
          which begins with its source and a slash; `is_blurred`: with blurred faces
 verdict  the verdicts of users; `began` is that of the episode
 unknown  periods in which the state of a rule was unknown; until NULL: it still is
-watched  periods of an epoch in which frames are known to have been published
+watched  periods of an epoch in which frames are known to have been published; `why` is the reason
+         of the camera's absence after it, empty while no end of the epoch is stored, and NULL if an
+         older version wrote the row. `first` and `last` of a camera that never came are equal
 lost     gaps: entries after `after` and before `before` were removed before they were read
 stream   position up to which each stream of a source was read, and the last frame in it
 clock    the kept time, and the clocks of the host at the same moment
@@ -145,6 +147,9 @@ _KEPT_4: Final = (
     " last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s, stops,"
     " mean_score, top_score, looks, colours, feature, feature_model, sounds, kept"
 )
+FROM_7: Final = "ALTER TABLE watched ADD COLUMN why TEXT"
+"""The statement that brings a database of version 7 to the present one."""
+
 FROM_4: Final = f"""{_BY_STAGE}ALTER TABLE visits RENAME TO former_visits;
 ALTER TABLE mark RENAME TO former_mark;
 DROP INDEX visits_by_time;
@@ -153,13 +158,14 @@ DROP INDEX visits_by_age;
 INSERT INTO mark SELECT name, visit, is_alike, marked FROM former_mark;
 DROP TABLE former_visits;
 DROP TABLE former_mark;
+{FROM_7};
 """
 """Statements that bring a database of version 4 to the present one, with its visits and marks. The
 streams have no such visits any more, and `restore_searched` makes their rows of `searched`.
 """
 
-FROM_6: Final = "DELETE FROM searched"
-"""The statement after which `restore_searched` makes the numbers of all visits again: those of
+FROM_6: Final = f"DELETE FROM searched;\n{FROM_7}"
+"""The statements after which `restore_searched` makes the numbers of all visits again: those of
 version 6, which no release wrote, had no sounds.
 """
 
@@ -170,7 +176,8 @@ FROM_3: Final = f"""
 ALTER TABLE episode ADD COLUMN muted TEXT;
 ALTER TABLE episode ADD COLUMN traits TEXT;
 {_MUTED_ONES}
-{_BY_STAGE}{_VISITS}"""
+{_BY_STAGE}{_VISITS}{FROM_7};
+"""
 """Statements that bring a database of version 3 to the present version."""
 
 # A data folder of 0.2, which tests/releases keeps, has version 2.
@@ -262,9 +269,11 @@ def upgrade(database: sqlite3.Connection) -> int:
         script = FROM_5
     elif version == 6:
         script = FROM_6
+    elif version == 7:
+        script = FROM_7
     for statement in script.split(";\n"):
         database.execute(statement)
-    if version >= 4:
+    if 4 <= version < 7:
         restore_searched(database)
     database.execute(f"PRAGMA user_version = {VERSION}")
     return version

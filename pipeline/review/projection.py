@@ -45,12 +45,18 @@ PAGES: Final = 2000  # of the file that one call of `keep` returns to the file s
 
 
 class Watched(NamedTuple):
-    """Capture times of the first and the last published frame of an epoch, UNIX seconds."""
+    """Capture times of the first and the last published frame of an epoch, UNIX seconds.
+
+    first, last  of a camera that never came: both the time since which it is missing
+    why          reason of the camera's absence after the epoch, and the fault, as in End; empty: no
+                 end of the epoch is stored; None: an older version stored none
+    """
 
     source: str
     epoch: int
     first: float
     last: float
+    why: str | None = ""
 
 
 class Gap(NamedTuple):
@@ -182,8 +188,9 @@ class Projection:
         with self._written() as database:
             kept_s = self._kept_time(database)
             database.executemany(
-                "INSERT INTO watched VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " kept = iif(excluded.last > last, excluded.kept, kept),"
+                "INSERT INTO watched (source, epoch, first, last, why, kept)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " kept = iif(excluded.last > last, excluded.kept, kept), why = excluded.why,"
                 " first = min(first, excluded.first), last = max(last, excluded.last)",
                 [(*period, kept_s) for period in periods],
             )

@@ -53,6 +53,9 @@ OTHERS_S: Final = 5.0  # between two looks for episodes of other slots; nobody w
 # A run names its sources, so the projector need not look for new ones each second. With one quiet
 # camera these looks took half of the CPU time of the supervisor.
 BLOCK_MS: Final = "5000"
+ENDED: Final = "ended"  # of an epoch without a fault: its source or the run ended
+MAX_ENDS: Final = 20  # that are passed over to find the last frame before them
+MAX_WHY: Final = 200  # characters of the reason for which a camera was away
 MAX_EPOCHS: Final = 20  # of a source, whose times one look reads
 PATIENCE_S: Final = 60.0  # for a store that does not answer, when the stored entries are read
 MAX_UNPINNED: Final = 1000  # changes that wait until the index takes their clips; older ones go
@@ -109,6 +112,8 @@ _CHANNELS: Final[Mapping[str, Channel[Any]]] = {
 
 
 _Entry: Final = (EventEntry, VisitEntry)
+_Entries = Sequence[tuple[bytes, Mapping[bytes, bytes]]]
+"""Entries of a stream as redis-py returns them."""
 
 
 class Projector:
@@ -351,7 +356,8 @@ def known_sources(url: str) -> frozenset[str]:
 
 
 def watched(url: str, names: Collection[str]) -> list[Watched]:
-    """Return the times of the first and the last stored result of each source's newest epochs.
+    """Return the times of the first and the last stored result of each source's newest epochs, with
+    the reasons for which cameras were away after them.
 
     Of MAX_EPOCHS epochs, because a camera may have been lost several times since the last call.
     StoreLost, StoreBusy.
@@ -367,19 +373,49 @@ def _watched_epochs(client: Any, name: str) -> Iterator[Watched]:
     stream = keys.results(name)
     before = "+"
     for _ in range(MAX_EPOCHS):
-        last = client.xrevrange(stream, before, count=2)  # the newest may be an end
-        if not last:
+        newest = client.xrevrange(stream, before, count=1)
+        if not newest:
             return
-        epoch = Position.parse(last[0][0]).epoch
+        epoch = Position.parse(newest[0][0]).epoch
         before = f"({epoch}-0"
         first = client.xrange(stream, f"{epoch}-0", count=1)
+        last = _last_frame(client, stream, epoch, newest)
+        end = _end_in(newest)
         times = [
             records.decode_versioned(fields[b"d"], Result).captured
             for at, fields in [*first, *last]
             if fields[b"k"] == FRAME.encode() and Position.parse(at).epoch == epoch
         ]
+        why = ""
+        if end is not None:
+            why = (end.fault or ENDED)[:MAX_WHY]
+            began = _end_in(first)
+            if not times and began is not None and began.since:
+                times = [began.since]  # a camera that never came
         if times:
-            yield Watched(name, epoch, min(times), max(times))
+            yield Watched(name, epoch, min(times), max(times), why)
+
+
+def _last_frame(client: Any, stream: str, epoch: int, entries: _Entries) -> _Entries:
+    """Return the last frame of an epoch, or an end of it. entries: its newest entry
+
+    An end is repeated while the camera is away, and states how many frames the epoch has. A worker
+    that starts meanwhile does not know the number, and states that of all entries before.
+    """
+    for _ in range(MAX_ENDS):
+        end = _end_in(entries)
+        if end is None or not end.frames:
+            break
+        entries = client.xrevrange(stream, f"{epoch}-{end.frames - 1}", f"{epoch}-0", count=1)
+    return entries
+
+
+def _end_in(entries: _Entries) -> End | None:
+    """Return the end among at most one entry."""
+    for _, fields in entries:
+        if fields[b"k"] != FRAME.encode():
+            return records.decode_versioned(fields[b"d"], End)
+    return None
 
 
 def projected(url: str) -> Projection:

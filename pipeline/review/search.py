@@ -341,7 +341,7 @@ def gaps(database: sqlite3.Connection) -> list[Gap]:
 
 
 def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpan:
-    """Return the periods between two times, UNIX seconds, cut to them."""
+    """Return the newest periods between two times, UNIX seconds, cut to them."""
 
     def cut(source: str, rule: str, first: float, last: float | None) -> SeenStretch:
         if last is not None:
@@ -349,13 +349,14 @@ def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpa
         return SeenStretch(source, rule, max(first, since), last)
 
     watched = database.execute(
-        "SELECT source, '', first, last FROM watched WHERE last >= ? AND first <= ?"
-        " ORDER BY source, first LIMIT ?",
+        "SELECT * FROM (SELECT source, '', first, last FROM watched WHERE last >= ? AND first <= ?"
+        " ORDER BY last DESC LIMIT ?) ORDER BY source, first",
         (since, until, MAX_STRETCHES),
     )
     unknown = database.execute(
-        "SELECT source, rule, since, until FROM unknown WHERE (until IS NULL OR until >= ?)"
-        " AND since <= ? ORDER BY source, rule, since LIMIT ?",
+        "SELECT * FROM (SELECT source, rule, since, until FROM unknown"
+        " WHERE (until IS NULL OR until >= ?) AND since <= ? ORDER BY since DESC LIMIT ?)"
+        " ORDER BY source, rule, since",
         (since, until, MAX_STRETCHES),
     )
     lost = database.execute(

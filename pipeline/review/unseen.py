@@ -1,7 +1,8 @@
 """Find what was not seen: sources that were not watched or not recorded, rules that were unknown.
 
-The answer comes from the database of episodes (`watched`, `unknown`, `lost`), from the index of
-recordings (gaps, removed files), and from the counters of dropped frames.
+The answer comes from the database of episodes (`watched`, `unknown`, `lost`, which `projector`
+fills from the store), from the index of recordings (gaps, removed files), and from the counters of
+dropped frames.
 """
 
 from __future__ import annotations
@@ -20,11 +21,32 @@ from framegate.pipeline.recording.index import Index, Trim
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.recording.recorder_states import RecordingGap
 from framegate.pipeline.review.event_database import FILE, opened
-from framegate.pipeline.review.search import SeenSpan, SeenStretch, seen_in
+from framegate.pipeline.review.projection import Watched
+from framegate.pipeline.review.search import MAX_STRETCHES, SeenSpan, seen_in
 
 UnseenKind = Literal["not_watched", "not_recorded", "rule_unknown"]
 
 MAX_TIMES: Final = 1000
+NO_RUN: Final = "no_run"  # why: no process served the source
+WHY_NOT_WATCHED: Final = {
+    "closed": "the connection was closed",
+    "damaged": "its stream was damaged",
+    "died": "its decoder died",
+    "ended": "it ended or was removed",
+    "missing": "the camera has no such stream",
+    "no_memory": "the host had no memory for it",
+    "no_run": "no run was active, or its host was away",
+    "no_video_stream": "its stream has no video",
+    "not_video": "its stream is no video",
+    "permission": "the camera refused the login",
+    "sizes": "its picture size changed too often",
+    "stalled": "no frames arrived",
+    "time_jump": "its time stamps jumped",
+    "unreachable": "no connection to the camera",
+    "unsupported_codec": "its codec is not supported",
+}
+"""The reasons of times that were not watched, in words; pages have the same ones in tools.js."""
+
 LATE_S: Final = 150.0  # watched times are stored once a minute, so the newest ones are not known
 SHORT_S: Final = 1.0  # a shorter pause between two epochs is no time that was not watched
 
@@ -39,7 +61,10 @@ class UnseenTime(msgspec.Struct, frozen=True):
     since   begin, UNIX seconds
     until   end, UNIX seconds; null: it is not over
     rule    name of the rule that could not be judged; empty: not about a rule
-    why     reason of a gap in a recording, such as disk_full; empty: not known
+    why     reason. not_recorded: such as disk_full. not_watched: a reason of a camera, such as
+            unreachable, permission or stalled; ended: the source ended or was removed; no_run: no
+            process served it, because the run was stopped or its host was away. Empty: not known
+    detail  the last fault of the camera in this time, and its place; empty: none is known
     """
 
     source: str
@@ -48,6 +73,7 @@ class UnseenTime(msgspec.Struct, frozen=True):
     until: float | None
     rule: str = ""
     why: str = ""
+    detail: str = ""
 
 
 class UnseenSum(msgspec.Struct, frozen=True):
@@ -93,7 +119,8 @@ class Unseen(msgspec.Struct, frozen=True):
     knows    which records exist: `episodes` (needs rules), `recordings`
     sums     times by source, kind, rule and reason; the longest first
     times    the newest times, the newest first, at most 1000
-    more     whether earlier times are left out of `times`
+    more     whether earlier times are left out of `times`. With 5000 connections of cameras in the
+             span or more, times that were not watched before them are in no sum either
     removed  removed recordings of each source, by cause; the newest removed file ended at `until`
     lost     outputs of rules that were removed from the store before they were read
     dropped  dropped frames since the run began, by source and reason
@@ -133,12 +160,14 @@ def unseen_in(
     times: list[UnseenTime] = []
     removed: list[Trim] = []
     lost: list[str] = []
+    begin = since
     if (data / FILE).is_file():
         knows.append("episodes")
         with opened(data / FILE) as database:
             seen = seen_in(database, since, until)
             first = _first_watched(database)
-        times += not_watched(seen.watched, first, since, until, now, active)
+            watched, begin = _watched(database, since, until)
+        times += not_watched(watched, first, begin, until, now, active)
         times += _unknown(seen)
         lost = seen.lost
     if (data / FOLDER).is_dir():
@@ -157,7 +186,7 @@ def unseen_in(
         knows=knows,
         sums=sums_of(times, until),
         times=times[:MAX_TIMES],
-        more=len(times) > MAX_TIMES,
+        more=len(times) > MAX_TIMES or begin > since,
         removed=removed,
         lost=lost,
         dropped=_dropped(drops or {}, sources),
@@ -166,6 +195,28 @@ def unseen_in(
 
 def _first_watched(database: sqlite3.Connection) -> dict[str, float]:
     return dict(database.execute("SELECT source, MIN(first) FROM watched GROUP BY source"))
+
+
+def _watched(
+    database: sqlite3.Connection, since: float, until: float
+) -> tuple[list[Watched], float]:
+    """Return the newest watched times of a span, with the last one of each source before them, by
+    source and time; and the time from which they are complete.
+    """
+    rows = database.execute(
+        "SELECT source, epoch, first, last, why FROM watched WHERE last >= ? AND first <= ?"
+        " ORDER BY last DESC LIMIT ?",
+        (since, until, MAX_STRETCHES),
+    )
+    watched = [Watched(*row) for row in rows]
+    if len(watched) == MAX_STRETCHES:
+        since = max(since, watched[-1].last)
+    before = database.execute(
+        "SELECT source, epoch, first, max(last), why FROM watched WHERE last < ? GROUP BY source",
+        (since,),
+    )
+    watched += [Watched(*row) for row in before]
+    return sorted(watched, key=lambda each: (each.source, each.first)), since
 
 
 def known_sources(data: Path) -> list[str]:
@@ -182,7 +233,7 @@ def known_sources(data: Path) -> list[str]:
 
 
 def not_watched(
-    watched: Iterable[SeenStretch],
+    watched: Iterable[Watched],
     first: Mapping[str, float],
     since: float,
     until: float,
@@ -191,27 +242,38 @@ def not_watched(
 ) -> list[UnseenTime]:
     """Return the times between watched ones, from the first time that a source was ever watched.
 
-    watched  within the span, by source and time
+    watched  within the span and the last before it, by source and time
     first    first time that each source was watched, UNIX seconds
     active   sources that should be watched now; None: all
     """
-    of_source: dict[str, list[SeenStretch]] = {name: [] for name in first}
+    of_source: dict[str, list[Watched]] = {name: [] for name in first}
     for each in watched:
         of_source.setdefault(each.source, []).append(each)
     times = []
     for name, stretches in of_source.items():
         at = max(since, first.get(name, since))
+        latest: Watched | None = None
         for each in stretches:
-            if each.since - at >= SHORT_S:
-                times.append(UnseenTime(name, "not_watched", at, each.since))
-            at = max(at, each.until or until)
+            if each.first - at >= SHORT_S:
+                times.append(_away(name, at, each.first, latest))
+            if latest is None or each.last >= latest.last:
+                latest = each
+            at = max(at, each.last)
         is_expected = active is None or name in active
         if until - at >= SHORT_S and now - at > LATE_S and is_expected:
             end = None
             if now - until > LATE_S:
                 end = until
-            times.append(UnseenTime(name, "not_watched", at, end))
+            times.append(_away(name, at, end, latest))
     return times
+
+
+def _away(source: str, since: float, until: float | None, before: Watched | None) -> UnseenTime:
+    """Return a time that was not watched. before: the watched time before it"""
+    if before is None or before.why is None:
+        return UnseenTime(source, "not_watched", since, until)
+    reason, _, detail = before.why.partition(": ")
+    return UnseenTime(source, "not_watched", since, until, why=reason or NO_RUN, detail=detail)
 
 
 def _unknown(seen: SeenSpan) -> list[UnseenTime]:

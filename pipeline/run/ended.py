@@ -37,7 +37,7 @@ from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.redis_client import connect, store_errors
-from framegate.pipeline.system.process import leave
+from framegate.pipeline.system.process import TRACED, leave
 
 _FILES = "appendonlydir"  # the server's files, in the store's folder
 _PATIENCE_S = 20.0  # longest wait for a run that has locked its folder and cannot be reached
@@ -163,7 +163,7 @@ def open_ended(folder: Path) -> OpenedStore:
         [sys.executable, "-m", "framegate.pipeline.run.ended", str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **TRACED, "PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C ends the reader, which then closes the pipe
     )
     assert keeper.stdout is not None

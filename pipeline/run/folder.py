@@ -29,6 +29,7 @@ from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.contracts.object_filters import NamedFilter
 from framegate.pipeline.contracts.records import Versioned
 from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.system.replaced_file import sync_folder
 
 VERSION = 3
 READERS_S = 60.0  # longest wait for readers of an ended run, which lock its folder
@@ -122,7 +123,11 @@ class RunFile(msgspec.Struct, frozen=True):
 class RunFolder:
     """The data folder of a run, locked while this object is open."""
 
-    def __init__(self, path: Path, made_by_us: bool) -> None:
+    def __init__(self, path: Path, made_by_us: bool, *, waits: bool = True) -> None:
+        """Lock the folder. DataFolderRefused.
+
+        waits  whether to wait for readers of the run that it has, which are done in a moment
+        """
         self.path = path
         self.made_by_us = made_by_us
         self._file = path / "run.json"
@@ -140,7 +145,7 @@ class RunFolder:
                 f"data folder {path} cannot be created or written: {error.strerror}; select "
                 "another folder with -d"
             ) from error
-        if not _locked(self._lock):
+        if not _locked(self._lock, waits):
             os.close(self._lock)
             raise DataFolderRefused(
                 f"data folder {path} is in use by another run; stop that run, or select another "
@@ -182,11 +187,7 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self._file)
-            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self.path)
         except OSError as error:
             raise DataFolderRefused(f"data folder {self.path}: {error}") from error
 
@@ -238,11 +239,11 @@ def read_run(folder: Path) -> RunFile | None:
         raise DataFolderRefused(f"{file}: {error}; this is not a file of Framegate") from error
 
 
-def _locked(lock: int) -> bool:
+def _locked(lock: int, waits: bool) -> bool:
     """Take a folder's lock for a run. Return False if another run has it.
 
-    Readers of an ended run lock the folder while they load its store; we wait for them, and for a
-    moment for the children of a killed run that were just being started.
+    Readers of an ended run lock the folder while they load its store; with `waits`, we wait for
+    them, and for a moment for the children of a killed run that were just being started.
     """
     began = time.monotonic()
     while True:
@@ -250,6 +251,8 @@ def _locked(lock: int) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
+            if not waits:
+                return False
             patience_s = CHILDREN_S
             if _only_readers(lock):
                 patience_s = READERS_S
@@ -310,7 +313,8 @@ RUNS_KEPT = 20
 def drop_old_runs(most: int = RUNS_KEPT) -> int:
     """Remove the data of old runs without -d, and return their number.
 
-    The last `most` runs, active runs, and runs with certificates stay.
+    The last `most` runs, active runs, runs that a command reads now, and runs with certificates
+    stay. It never waits: the next start removes what is in use now.
     """
     paths = sorted(file.parent for file in runs_folder().glob("*/run.json"))  # names are times
     dropped = 0
@@ -318,7 +322,7 @@ def drop_old_runs(most: int = RUNS_KEPT) -> int:
         if any((path / "certificates").glob("*")):
             continue
         with contextlib.suppress(DataFolderRefused):  # in use
-            RunFolder(path, made_by_us=True).close(keep=False)
+            RunFolder(path, made_by_us=True, waits=False).close(keep=False)
             dropped += 1
     return dropped
 

@@ -46,13 +46,15 @@ from framegate.pipeline.engine.control_messages import (
     Stopped,
     ToSupervisor,
 )
+from framegate.pipeline.fleet.cost_meter import WorkerUse
 from framegate.pipeline.run.plan import Plan, Shards, sources_for
 from framegate.pipeline.run.restarts import FRUITLESS_DEATHS, LIMIT
+from framegate.pipeline.run.run_ending import RunEnding
 from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import StoreProbe
-from framegate.pipeline.run.worker_handle import WorkerHandle, exit_in_words
-from framegate.pipeline.system.process import in_thread
+from framegate.pipeline.run.worker_handle import WorkerHandle
+from framegate.pipeline.system.process import exit_in_words, in_thread, process_use
 from framegate.pipeline.telemetry.run_status import (
     RunStatus,
     SourceStatus,
@@ -65,44 +67,6 @@ log = logging.getLogger(__name__)
 STOP_S = 10.0
 PREPARE_S = 120.0  # time for all workers to prepare a model
 TIMES_S = 1.0  # time for a worker to report the times of its stages
-
-
-class RunEnding:
-    """The exit code of a run. All methods run in the event loop.
-
-    code  None while the run is active
-    """
-
-    def __init__(self) -> None:
-        self.code: Exit | None = None
-        self._ended = asyncio.Event()
-        self._failed = asyncio.Event()
-
-    def end(self, code: Exit) -> None:
-        """End the run with this code. A later code is ignored unless it is STOPPED_TWICE."""
-        if self.code is None or code is Exit.STOPPED_TWICE:
-            self.code = code
-        self._ended.set()
-        if self.code is not Exit.DONE:
-            self._failed.set()
-
-    def fail(self, message: str) -> None:
-        """Log an error and end the run with it."""
-        log.error("%s", message)
-        self.end(Exit.SOURCE_FAILED)
-
-    def fell(self, task: asyncio.Task[None]) -> None:
-        """End the run if a task ended with an error. A callback for `add_done_callback`."""
-        if not task.cancelled() and task.exception() is not None:
-            self.end(Exit.SOURCE_FAILED)
-
-    async def wait(self) -> None:
-        """Wait until the run has an exit code."""
-        await self._ended.wait()
-
-    async def failed(self) -> None:
-        """Wait until the run has an exit code other than DONE."""
-        await self._failed.wait()
 
 
 class Workers:
@@ -266,6 +230,17 @@ class Workers:
     def _serves(self, worker: WorkerHandle, source: str) -> bool:
         return self._shards.serves(worker.name, source)
 
+    def uses(self) -> list[WorkerUse]:
+        """Return the CPU time of each worker process, and its sources. Call it in the loop."""
+        uses = []
+        for worker in self._planned:
+            if worker.pid is not None and (use := process_use(worker.pid)) is not None:
+                specs = self._sources_of(worker)
+                shared = self.shared
+                sizes = {s.name: shared.picture_nbytes(s.name) / s.slots for s in specs}
+                uses.append(WorkerUse(worker.pid, use.cpu_s, sizes))
+        return uses
+
     async def status(self) -> RunStatus:
         """Return the state of the run, with the times that the workers report."""
         workers = list(self._planned)
@@ -353,11 +328,7 @@ class Workers:
             if not self._is_wanted(worker):
                 return
             if code == Exit.FENCED and not await self._may_own_any(self._sources_of(worker)):
-                log.error("worker %s: another run took all its sources over", worker.name)
-                # A slot has sources again when the plan of its fleet gives it some.
-                if not self._plan.slot and not await self._may_own_any(self._sources.specs()):
-                    self._ending.end(Exit.FENCED)
-                self.changed.set()
+                await self._note_taken_over(worker)
             else:
                 await self._learn_from_death(worker, exit_in_words(code))
             if self._ending.code is not None or not self._is_wanted(worker):
@@ -380,6 +351,18 @@ class Workers:
             worker.tell(Drain())
         if self._stopping or not self._is_wanted(worker):
             worker.tell(Stop())
+
+    async def _note_taken_over(self, worker: WorkerHandle) -> None:
+        """Log that other runs own all sources of a worker. End the run if they own all it has,
+        unless it is a slot, to which the plan of its fleet may give others.
+        """
+        if self._plan.slot:
+            log.info("worker %s: other slots of the fleet took all its sources over", worker.name)
+        else:
+            log.error("worker %s: another run took all its sources over", worker.name)
+            if not await self._may_own_any(self._sources.specs()):
+                self._ending.end(Exit.FENCED)
+        self.changed.set()
 
     async def _may_own_any(self, sources: Sequence[SourceSpec]) -> bool:
         """Return False if other runs took over all of these sources."""

@@ -50,11 +50,12 @@ NO_FILE: Final = (
 )
 MAX_CHANGES: Final = 64  # in a request
 _NAMED: Final = ("rules", "areas", "lines", "profiles")  # tables of [events]
-_EVENT_KEYS: Final = ("profile", "timezone", "view", "reconnect_s", "handover")
+_EVENT_KEYS: Final = ("profile", "snoozed", "timezone", "view", "reconnect_s", "handover")
 _TABLES: Final = ("filters", "sinks")
 _PLACES: Final = (
     "events.rules.NAME, events.areas.NAME, events.lines.NAME, events.profiles.NAME, "
-    "events.profile, events.timezone, events.view, events.reconnect_s, events.handover, "
+    "events.profile, events.snoozed, events.snoozed_sources.SOURCE, events.timezone, "
+    "events.view, events.reconnect_s, events.handover, "
     "filters.NAME, sinks.NAME, privacy.masks.SOURCE and gate.masks.SOURCE"
 )
 _FIXED: Final = (
@@ -136,11 +137,14 @@ class RunConfig:
         self._events = _live_events(file.config.events, self._stages)[0]
         return True
 
-    def shown(self) -> EditableConfig:
-        """Return the configuration for an editor. ConfigFaults if the file cannot be read."""
+    def shown(self, sources: Sequence[str] = ()) -> EditableConfig:
+        """Return the configuration for an editor. ConfigFaults if the file cannot be read.
+
+        sources  names of the sources of the run
+        """
         known = {name: self._events.digest(name) for name in self._events.rules}
         if not self._path:
-            return EditableConfig("", versions=known)
+            return EditableConfig("", versions=known, sources=sources)
         text = read_text(Path(self._path))
         digest = digest_of(text)
         tables: dict[str, Any] = {}
@@ -154,6 +158,7 @@ class RunConfig:
             profile=self.used.events.profile,
             waits=self._waits(text),
             history=versions(Path(self._path), digest),
+            sources=sources,
         )
 
     def _place(self) -> tuple[Path, Check]:
@@ -203,8 +208,8 @@ def _live_events(events: EventsConfig, stages: Sequence[str]) -> tuple[EventsCon
         return events, []
     waiting = {name for name, rule in events.rules.items() if rule.state == "heard"}
     waits = [
-        f"rule {name}: the run does not listen for rules; it is evaluated from the next start on "
-        "(--resume)"
+        f"rule {name}: the run began without a rule about sounds, so no sound is labelled; stop it "
+        "and start it again: framegate run --resume -d DATA"
         for name in sorted(waiting)
     ]
     is_growing = True
@@ -259,6 +264,8 @@ def checked_path(path: str) -> tuple[str, ...]:
         case ("events", table, name) if table in _NAMED and is_name(name):
             return keys
         case ("events", key) if key in _EVENT_KEYS:
+            return keys
+        case ("events", "snoozed_sources", name) if is_name(name):
             return keys
         case (table, name) if table in _TABLES and is_name(name):
             return keys

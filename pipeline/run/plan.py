@@ -68,6 +68,7 @@ class Plan:
     episodes: tuple[int, float]
     fill: int = 1
     pictures: bool = True
+    trace_ratio: float = 0.0
     replicas: int = 0
     sinks: tuple[str, ...] = ()
     slot: str = ""
@@ -118,6 +119,7 @@ class Plan:
             replicas=self.replicas,
             began_mono=self.began_mono,
             nice=nice,
+            trace_ratio=self.trace_ratio,
             log_level=self.log_level,
             log_format=self.log_format,
         )

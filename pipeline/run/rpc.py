@@ -253,7 +253,11 @@ def announced(folder: Path, http: str | None = None) -> Iterator[None]:
 def runs_going_on() -> list[Running]:
     """Return this user's active runs, and remove the files of dead supervisors."""
     runs = []
-    for file in sorted((runs_folder() / "running").glob("*.json")):
+    try:
+        files = sorted((runs_folder() / "running").iterdir())
+    except OSError:  # no run was started, or the home folder is that of another user
+        files = []
+    for file in files:
         try:
             if _is_locked(file):
                 runs.append(msgspec.json.decode(file.read_bytes(), type=Running))

@@ -399,6 +399,7 @@ def make_plan(
         workers=workers,
         fill=config.workers.fill,
         pictures=config.http.listen not in OFF,
+        trace_ratio=config.telemetry.trace_ratio,
         replicas=config.store.replicas,
         sinks=episode_sinks(config.sinks),
         slot=options.slot,

@@ -323,7 +323,8 @@ def _start_printer(plan: Plan, supervisor: Supervisor, errors: list[OSError]) ->
         if not isinstance(error, BrokenPipeError):
             errors.append(error)
             log.error("standard output: %s; the run drains, its results are stored", error)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         loop.call_soon_threadsafe(supervisor.drain)
 
     def fail(error: Exception) -> None:

@@ -196,6 +196,11 @@ class SharedFiles:
         """Return the bytes of all shared memory of a source."""
         return sum(file.nbytes for file in self._files.get(source, {}).values())
 
+    def picture_nbytes(self, source: str) -> int:
+        """Return the bytes of the frame stores of a source, which grow with its picture."""
+        files = self._files.get(source, {})
+        return sum(file.nbytes for name, file in files.items() if name.startswith(FRAMES))
+
     def close(self) -> None:
         """Free all memory. The files in the data folder stay."""
         for files in self._files.values():

@@ -28,6 +28,7 @@ from framegate.pipeline.contracts.errors import (
     TakenOver,
 )
 from framegate.pipeline.contracts.redaction import redacted, shown
+from framegate.pipeline.fleet.cost_meter import CostMeter, Reading
 from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwner
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource
 from framegate.pipeline.fleet.recording_places import RecordingPlace, note_places
@@ -45,6 +46,7 @@ HURRY_S: Final = 0.1  # the same while a source is handed over
 CLOSE_CAMERAS_S: Final = 10.0  # a slot without its store keeps its cameras this long
 HAND_OVER_S: Final = 10.0  # a slot that is alive gets this long to finish its decoded frames
 NOTE_S: Final = 10.0  # between two notes of the times that are recorded here
+MEASURE_S: Final = 15.0  # between two readings of the CPU time of its workers
 AWAY_ERRORS: Final = (StoreLost, StoreBusy)
 STORE_ERRORS: Final = (*AWAY_ERRORS, StoreRefused)
 
@@ -103,6 +105,8 @@ class SlotFollower:
         self._http: str | None = None  # as in SlotSign; None: it is not known so far
         self._places: dict[str, RecordingPlace] = {}
         self._noted_mono = -NOTE_S
+        self._meter = CostMeter()
+        self._measured_mono = -MEASURE_S
         self._run = supervisor.plan.run
         self._store: FleetStore | None = None
         self._plan = FleetPlan()
@@ -113,6 +117,7 @@ class SlotFollower:
         self._fault = ""  # as in SlotSign
         self._has_warned = False  # that the store has no plan
         self._answered_mono = time.monotonic()  # the last answer of the store
+        self._is_away = False  # whether the last look failed
         self._closed_cameras: set[str] = set()  # cameras that this host closed
 
     async def run(self) -> None:
@@ -121,6 +126,7 @@ class SlotFollower:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow())
                 tasks.create_task(self._sign_on())
+                tasks.create_task(self._watch_store())
         except Exception:
             log.exception("the slot cannot follow the plan of its fleet")
             self._supervisor.fail("the slot cannot follow the plan of its fleet")
@@ -131,17 +137,22 @@ class SlotFollower:
         while True:
             try:
                 await self._look()
-                self._answered_mono = time.monotonic()
+                self._note_answer()
             except StoreRefused as error:  # it answers, so no other host needs the cameras
-                self._answered_mono = time.monotonic()
+                self._note_answer()
                 self._note_fault(str(error))
             except AWAY_ERRORS as error:
                 log.debug("fleet: %s", error)
-                await self._close_cameras()
+                self._is_away = True
             pause_s = LOOK_S
-            if self._waits_since or self._handing_over:
+            if self._handing_over or self._waits_for_predecessor():
                 pause_s = HURRY_S
             await asyncio.sleep(pause_s)
+
+    def _waits_for_predecessor(self) -> bool:
+        """Return whether a source may soon be free. One that waits longer waits for a plan."""
+        now = time.monotonic()
+        return any(now - began < HAND_OVER_S for began in self._waits_since.values())
 
     async def _end(self) -> None:
         for task in self._handing_over.values():
@@ -149,8 +160,8 @@ class SlotFollower:
         store = self._store
         if store is not None:
             with contextlib.suppress(*STORE_ERRORS, TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(self._note_places(), LOOK_S)
                 await asyncio.wait_for(in_thread(self._sign_off, store), LOOK_S)
+                await asyncio.wait_for(self._note_places(), LOOK_S)
             store.close()
 
     def _sign_off(self, store: FleetStore) -> None:
@@ -163,13 +174,17 @@ class SlotFollower:
         if not await self._is_newest(self._store):
             return
         await self._read_plan(self._store)
+        self._note_answer()  # before cameras are connected again
         wanted = self._plan.sources_of(self._slot)
         if self._closed_cameras:
             await self._take_up(self._store, wanted)
         await self._release(wanted)
-        await self._claim(self._store, wanted)
+        if not self._supervisor.is_ending:
+            await self._claim(self._store, wanted)
         if self._http is not None and time.monotonic() - self._noted_mono >= NOTE_S:
             await self._note_places()
+        if time.monotonic() - self._measured_mono >= MEASURE_S:
+            await self._measure(self._store)
 
     async def _is_newest(self, store: FleetStore) -> bool:
         """Return whether this is the newest instance of its slot; otherwise end the run."""
@@ -239,7 +254,7 @@ class SlotFollower:
                     if store is None:
                         store = await in_thread(FleetStore, self._supervisor.plan.store)
                     if self._has_slot:
-                        await in_thread(self._sign, store)
+                        await in_thread(self._sign, store, self._sign_of_life())
                         self._answered_mono = time.monotonic()
                     else:
                         pause_s = HURRY_S
@@ -250,20 +265,22 @@ class SlotFollower:
             if store is not None:
                 store.close()
 
-    def _sign(self, store: FleetStore) -> None:
+    def _sign_of_life(self) -> SlotSign:
+        """Return the sign of life. Call it in the loop, which changes what it reads."""
+        return SlotSign(
+            self._run,
+            socket.gethostname(),
+            self._plan.version,
+            len(self._supervisor.sources.specs()),
+            dict(self._refused),
+            self._http or "",
+            self._fault,
+            self._meter.costs(),
+        )
+
+    def _sign(self, store: FleetStore, sign: SlotSign) -> None:
         if store.has_slot(self._slot, self._run):  # otherwise the sign is that of a newer instance
-            store.sign(
-                self._slot,
-                SlotSign(
-                    self._run,
-                    socket.gethostname(),
-                    self._plan.version,
-                    len(self._supervisor.sources.specs()),
-                    dict(self._refused),
-                    self._http or "",
-                    self._fault,
-                ),
-            )
+            store.sign(self._slot, sign)
 
     async def _note_places(self) -> None:
         """Write into the store which times are recorded in the data folder of this slot."""
@@ -272,6 +289,15 @@ class SlotFollower:
         self._places = await in_thread(
             note_places, plan.store, self._slot, plan.folder, self._http or "", self._places
         )
+
+    async def _measure(self, store: FleetStore) -> None:
+        """Measure which cores the cameras of this slot need."""
+        self._measured_mono = time.monotonic()
+        specs = self._supervisor.sources.specs()
+        frames = await in_thread(store.frames, [spec.name for spec in specs])
+        cameras = frozenset(spec.name for spec in specs if spec.live)
+        uses = self._supervisor.uses()
+        self._meter.add(Reading(time.monotonic(), uses, frames, cameras))
 
     async def _outside_address(self) -> str:
         """Return the HOST:PORT at which other hosts reach the HTTP port; "" if they cannot."""
@@ -287,17 +313,32 @@ class SlotFollower:
 
     # -- cameras while the store is away
 
+    def _note_answer(self) -> None:
+        self._answered_mono = time.monotonic()
+        self._is_away = False
+
+    async def _watch_store(self) -> None:
+        """Close cameras in time, also while a look waits for the store.
+
+        One look has failed by then. Without a failure, this process was stopped meanwhile.
+        """
+        while True:
+            pause_s = self._answered_mono + CLOSE_CAMERAS_S - time.monotonic()
+            if pause_s <= 0 and self._is_away:
+                await self._close_cameras()
+                pause_s = LOOK_S
+            await asyncio.sleep(max(HURRY_S, pause_s))
+
     async def _close_cameras(self) -> None:
-        """Close the cameras whose server is away, if the store is for CLOSE_CAMERAS_S: another host
-        may need them, and many cameras allow one session only.
+        """Close the cameras whose server is away, after CLOSE_CAMERAS_S: another host may need
+        them, and many cameras allow one session only.
         """
         names = {source.name for source in self._supervisor.sources.specs() if source.live}
-        is_due = time.monotonic() - self._answered_mono > CLOSE_CAMERAS_S
-        if not is_due or names <= self._closed_cameras:
+        if names <= self._closed_cameras:
             return
         if self._store is not None:
             names = await in_thread(self._store.silent, sorted(names))
-        if names <= self._closed_cameras:
+        if names <= self._closed_cameras or not self._is_away:  # or it answered just now
             return
         self._closed_cameras = names
         log.warning(

@@ -37,10 +37,12 @@ from framegate.pipeline.engine.control_messages import (
     GetSharedMemory,
     SharedMemory,
 )
+from framegate.pipeline.fleet.cost_meter import WorkerUse
 from framegate.pipeline.run.folder import RunSource
-from framegate.pipeline.run.keep_workers import RunEnding, Workers
+from framegate.pipeline.run.keep_workers import Workers
 from framegate.pipeline.run.live_config import RunConfig
 from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.run.run_ending import RunEnding
 from framegate.pipeline.run.source_forms import source_spec
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import ProbeResult, StoreProbe
@@ -151,8 +153,13 @@ class Supervisor:
         for source in sources:
             log.info("source %s: added", source.name)
 
+    @property
+    def is_ending(self) -> bool:
+        """Return whether the run drains or has an exit code; it then accepts no changes."""
+        return self._draining or self._ending.code is not None
+
     def _check_accepts_sources(self) -> None:
-        if self._draining or self._ending.code is not None:
+        if self.is_ending:
             raise ConfigFaults(["the run is ending: it takes no more sources"])
 
     def close_cameras(self, names: Collection[str]) -> None:
@@ -199,7 +206,7 @@ class Supervisor:
             await self._use(self.sources.before(names or had_other), is_new=False)
 
     def _check_accepts_models(self) -> None:
-        if self._draining or self._ending.code is not None:
+        if self.is_ending:
             raise ConfigFaults(["the run is ending: it takes no other models"])
         if not any(stage.uses_models for stage in self.plan.stages):
             raise ConfigFaults(["no stage of this run uses models"])
@@ -223,7 +230,7 @@ class Supervisor:
         """Change the object filters from now on, if asked to; return them. ConfigFaults."""
         if isinstance(request, GetFilters):
             return FilterList(list(self.sources.filters()))
-        if self._draining or self._ending.code is not None:
+        if self.is_ending:
             raise ConfigFaults(["the run is ending: its filters cannot be changed"])
         async with self._changing:
             if isinstance(request, AddFilter):
@@ -238,12 +245,12 @@ class Supervisor:
 
     async def answer_config(self, request: ConfigRequest) -> EditableConfig:
         """Change the configuration from now on, if asked to; return it. ConfigFaults."""
-        if not isinstance(request, GetConfig) and (self._draining or self._ending.code is not None):
+        if not isinstance(request, GetConfig) and self.is_ending:
             raise ConfigFaults(["the run is ending: its configuration cannot be changed"])
         async with self._changing:
             if await in_thread(self._config.take, request):
                 self._use_config()
-            return await in_thread(self._config.shown)
+            return await in_thread(self._config.shown, self.sources.names())
 
     def _use_config(self) -> None:
         """Use what can change in an active run."""
@@ -264,6 +271,10 @@ class Supervisor:
     async def status(self) -> RunStatus:
         """Return the state of the run, with the times of its stages."""
         return await self._workers.status()
+
+    def uses(self) -> list[WorkerUse]:
+        """Return the CPU time of each worker process, and its sources."""
+        return self._workers.uses()
 
     def find_shared(self, wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:
         """Return existing shared memory of a source, for the HTTP process."""
@@ -394,11 +405,25 @@ class Supervisor:
 
     def _note_faults(self, probe: ProbeResult, same: set[str]) -> None:
         """Record the faults of sources. same: names of those that did not change meanwhile"""
-        for name in same.intersection(probe.lost):
-            probe.faults[name] = TAKEN_OVER
-            self.sources.lose(name)
+        for spec in self.sources.specs():
+            if spec.name in same.intersection(probe.lost):
+                self._note_taken_over(spec, probe.faults)
         for name in same & probe.faults.keys():
             self._note_fault(name, probe.faults[name])
+
+    def _note_taken_over(self, spec: SourceSpec, faults: dict[str, str]) -> None:
+        """Lose a source that another run owns. That is a fault unless a fleet moves its sources."""
+        self.sources.lose(spec.name)
+        if not self.plan.slot:
+            faults[spec.name] = TAKEN_OVER
+        elif spec.ending:
+            log.warning(
+                "source %s: its new slot took it over before this one had finished the decoded "
+                "frames",
+                spec.name,
+            )
+        else:
+            log.info("source %s: another slot of the fleet took it over", spec.name)
 
     def _note_parked(self) -> None:
         parked = self._workers.parked

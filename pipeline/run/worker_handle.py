@@ -232,10 +232,3 @@ class WorkerHandle:
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.pid, signal.SIGKILL)
-
-
-def exit_in_words(code: int) -> str:
-    """Return a process's exit code in words."""
-    if code < 0:
-        return f"signal {-code}"
-    return f"exit code {code}"

@@ -32,6 +32,8 @@ from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.machine import user_cache
 from framegate.pipeline.system.process import die_with_parent_of, leave, step_back
+from framegate.pipeline.telemetry.run_status import StageTimes
+from framegate.pipeline.telemetry.spans import FrameSpans, spans_of
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +75,12 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     runner = Runner(spec, hosted, line, shared.take_sources, shared.forget_states)
     prepare = functools.partial(_prepare, hosted)
 
+    spans = runner.spans = spans_of(spec)
+    for stage in hosted:
+        stage.spans = spans
+
     def times() -> Times:
-        return {stage.spec.name: stage.times for stage in hosted}
+        return _times_of(hosted, spans)
 
     try:
         if decode is None:
@@ -101,6 +107,17 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     finally:
         for stage in hosted:
             stage.stage.close()
+        if spans is not None:
+            spans.close()
+
+
+def _times_of(hosted: Sequence[HostedStage], spans: FrameSpans | None) -> Times:
+    """Return the times of the stages of this process, with the counts of their spans."""
+    times = {stage.spec.name: stage.times for stage in hosted}
+    if spans is not None:
+        for stage, counts in list(spans.counts.items()):
+            times.setdefault(stage, StageTimes()).spans = counts
+    return times
 
 
 def _prepare(

@@ -1,4 +1,5 @@
-"""Files that several processes map. The supervisor makes them and passes on their descriptors.
+"""Files that several processes map. The supervisor makes them and passes on their descriptors
+(`run/shared_files`, which also frees them).
 
 Files in shared memory have no name (O_TMPFILE). The kernel frees them with the last process that
 has them open or mapped, so a kill leaves nothing behind, and the successor of a killed worker gets

@@ -1,4 +1,7 @@
-"""Privacy masks: blank parts of a frame before any reader can see them."""
+"""Privacy masks: blank parts of a frame before any reader can see them.
+
+The decoder's thread does so while it writes a frame into its slot (`ingest/decoder`).
+"""
 
 from __future__ import annotations
 

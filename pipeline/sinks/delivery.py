@@ -150,14 +150,21 @@ class Delivery(threading.Thread, Generic[S]):
         receiver: Receiver[S],
         store: str,
         clock: Callable[[], HostClock] = read_host_clock,
+        begins_now: Collection[str] = (),
     ) -> None:
-        """store: URL of the store. clock: reads the clocks of this host."""
+        """Keep the parts.
+
+        store       URL of the store
+        clock       reads the clocks of this host
+        begins_now  sources of which a new sink gets only what happens from now on
+        """
         super().__init__(name=f"sink-{name}", daemon=True)
         self._sink = name
         self._config = config
         self._receiver = receiver
         self._url = store
         self._clock = clock
+        self._begins_now = begins_now
         self._give_up_s = 0.0  # 0: never
         if config.give_up_s is not None:
             self._give_up_s = config.give_up_s
@@ -189,25 +196,32 @@ class Delivery(threading.Thread, Generic[S]):
         failures = 0
         while True:
             began = time.monotonic()
+            fault: Exception
             try:
                 with store_errors(self._url), connect(self._url) as client:
                     self._serve(SinkPositions(client, self._sink, self._receiver.initial_state))
                     break
-            except FramegateError as error:
-                if time.monotonic() - began > STEADY_S:
-                    failures = 0
-                failures += 1
-                level = logging.WARNING
-                if failures > 1:
-                    level = logging.DEBUG
-                log.log(level, "sink %s: %s", self._sink, error)
-            except Exception:  # a fault of the receiver's library must not end the sink
-                failures += 1
-                log.exception("sink %s failed; restarting it", self._sink)
+            except Exception as error:  # a fault of the receiver's library must not end the sink
+                fault = error
+            if time.monotonic() - began > STEADY_S:
+                failures = 0
+            failures += 1
+            self._log_failure(fault, failures)
+            # An order that came before ends no wait: each attempt reads all orders.
+            self._wake.clear()
             if self._is_finishing:
                 break
             self._wake.wait(Backoff().delay_s(failures, random.random()))
         self._receiver.close()
+
+    def _log_failure(self, fault: Exception, failures: int) -> None:
+        if not isinstance(fault, FramegateError):
+            log.error("sink %s failed; restarting it", self._sink, exc_info=fault)
+            return
+        level = logging.WARNING
+        if failures > 1:
+            level = logging.DEBUG
+        log.log(level, "sink %s: %s", self._sink, fault)
 
     def _serve(self, positions: SinkPositions[S]) -> None:
         while True:
@@ -229,7 +243,7 @@ class Delivery(threading.Thread, Generic[S]):
             followed.ends = name not in wanted
         added = [name for name in wanted if name not in self._followed]
         for name in added:
-            at = positions.load(name, wanted[name])
+            at = positions.load(name, wanted[name], name in self._begins_now)
             self._followed[name] = _FollowedSource(at, positions.first_seen(name))
         if added:
             try:

@@ -51,27 +51,32 @@ class Kafka:
         teller     id in the source of the events
         timeout_s  limit for the acknowledgement of one record
         """
-        from confluent_kafka import Producer  # of the extra `kafka`
-
         self._teller = teller
         self._topic = config.topic
         self._timeout_s = timeout_s
         self._fault = ""
-        self._producer: Any = Producer(
-            {
-                **brokers_of(config.place(name), f"sinks.{name}"),
-                "client.id": f"framegate-{name}",
-                "acks": "all",
-                "enable.idempotence": True,  # a repeat within the library stores no second record
-                "message.timeout.ms": int(timeout_s * 1000),
-                "linger.ms": 0,
-                "error_cb": self._note_fault,
-                "log_level": 0,
-            }
-        )
+        self._is_dead = False  # a fatal error came: this producer stores no record any more
+        self._settings = {
+            **brokers_of(config.place(name), f"sinks.{name}"),
+            "client.id": f"framegate-{name}",
+            "acks": "all",
+            "enable.idempotence": True,  # a repeat within the library stores no second record
+            "message.timeout.ms": int(timeout_s * 1000),
+            "linger.ms": 0,
+            "error_cb": self._note_fault,
+            "log_level": 0,
+        }
+        self._producer = self._new_producer()
+
+    def _new_producer(self) -> Any:
+        from confluent_kafka import Producer  # of the extra `kafka`
+
+        self._is_dead = False
+        return Producer(self._settings)
 
     def _note_fault(self, error: Any) -> None:
         self._fault = error.str()
+        self._is_dead = self._is_dead or error.fatal()
 
     def begin(self, states: Mapping[str, NoState]) -> None:
         """Do nothing."""
@@ -81,15 +86,23 @@ class Kafka:
 
         Raises ReceiverUnavailable, and MessageRefused if the brokers refuse this record.
         """
+        from confluent_kafka import KafkaError, KafkaException
+
         errors: list[Any] = []
         self._fault = ""
-        self._producer.produce(
-            self._topic,
-            msgspec.json.encode(cloud_event(message, self._teller)),
-            message.source.encode(),
-            headers=[_CONTENT_TYPE],
-            on_delivery=lambda error, _record: errors.append(error),
-        )
+        if self._is_dead:
+            self.close()
+            self._producer = self._new_producer()
+        try:
+            self._producer.produce(
+                self._topic,
+                msgspec.json.encode(cloud_event(message, self._teller)),
+                message.source.encode(),
+                headers=[_CONTENT_TYPE],
+                on_delivery=lambda error, _record: errors.append(error),
+            )
+        except KafkaException as refusal:  # by the library itself
+            errors.append(refusal.args[0])
         self._producer.flush(self._timeout_s + 1.0)
         if not errors:
             self._producer.purge()
@@ -99,7 +112,8 @@ class Kafka:
             return "delivered", state
         if error.name() in _REFUSED:
             raise MessageRefused(f"the brokers refuse the record: {error.str()}")
-        raise ReceiverUnavailable(f"the brokers cannot be reached: {self._fault or error.str()}")
+        self._is_dead = self._is_dead or error.code() == KafkaError._FATAL
+        raise ReceiverUnavailable(f"the brokers store no record: {self._fault or error.str()}")
 
     def close(self) -> None:
         """Close the connections."""

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 MODULE: Final = "framegate"  # name of the analytics module in topics and payloads
 _WAIT_MS: Final = 1000
 _NO_SOURCE_S: Final = 1.0
+_STEADY_S: Final = 60.0  # a connection that lasted longer resets the count of failures
 # tt:ObjectType. Another class keeps its label, which the specification allows.
 _CLASSES: Final[Mapping[str, str]] = {
     "person": "Human",
@@ -127,14 +128,18 @@ class MetadataThread(threading.Thread):
         """Publish, connecting again whenever the store fails."""
         failures = 0
         while not self._stopping.is_set():
+            began = time.monotonic()
             try:
                 with store_errors(self._url), closing(connect(self._url)) as client:
-                    failures = 0
                     self._serve(client)
             except FramegateError as error:
+                if time.monotonic() - began > _STEADY_S:
+                    failures = 0
                 failures += 1
-                if failures == 1:
-                    log.warning("sink %s: no metadata: %s", self._sink, error)
+                level = logging.WARNING
+                if failures > 1:
+                    level = logging.DEBUG
+                log.log(level, "sink %s: no metadata: %s", self._sink, error)
                 self._stopping.wait(Backoff().delay_s(failures, random.random()))
 
     def _serve(self, client: Any) -> None:
@@ -160,6 +165,9 @@ class MetadataThread(threading.Thread):
     def _send(self, source: str, fields: Mapping[bytes, bytes]) -> None:
         if fields[b"k"] != FRAME.encode():
             return
-        result = records.decode_versioned(fields[b"d"], Result)
+        try:
+            result = records.decode_versioned(fields[b"d"], Result)
+        except msgspec.MsgspecError:  # the output of a user's stage that publishes
+            return
         if result.outcome != "failed":  # nothing is known about this frame
             self._publish(topic_of(source), msgspec.json.encode(frame_of(result)))

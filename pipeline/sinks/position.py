@@ -86,8 +86,11 @@ class SinkPositions(Generic[S]):
         # A cluster keeps streams on different nodes, so that no call can wait for all of them.
         self._can_wait = not isinstance(client, redis.RedisCluster)
 
-    def load(self, source: str, past: int) -> SinkPosition[S]:
-        """Return the position with a source; a new sink begins after the epoch `past`."""
+    def load(self, source: str, past: int, begins_now: bool = False) -> SinkPosition[S]:
+        """Return the position with a source; a new sink begins after the epoch `past`.
+
+        begins_now  a new sink begins after the newest entry
+        """
         p, n, s = self._client.hmget(keys.sink(source, self._sink), "p", "n", "s")
         if p is not None:
             state = self._initial_state
@@ -96,10 +99,25 @@ class SinkPositions(Generic[S]):
                 with contextlib.suppress(msgspec.ValidationError):
                     state = records.decode(s, type(self._initial_state))
             return SinkPosition(Position.parse(p), int(n), state)
-        begin = Position(past, LAST_SEQ)
-        first = SinkPosition(begin, self._entries_until(source, past), self._initial_state)
+        first = None
+        if begins_now:
+            first = self._newest(source)
+        if first is None:
+            begin = Position(past, LAST_SEQ)
+            first = SinkPosition(begin, self._entries_until(source, past), self._initial_state)
         self.store(source, first, {})
         return first
+
+    def _newest(self, source: str) -> SinkPosition[S] | None:
+        """Return the position after all entries of a source; None if it has no stream."""
+        try:
+            info = self._client.xinfo_stream(keys.out(source, keys.EVENTS))
+        except redis.ResponseError as error:
+            if _is_missing_stream(error):
+                return None
+            raise
+        newest = Position.parse(info["last-generated-id"].decode())
+        return SinkPosition(newest, int(info["entries-added"]), self._initial_state)
 
     def _entries_until(self, source: str, epoch: int) -> int:
         """Return the number of entries that were added to the stream up to the end of an epoch.

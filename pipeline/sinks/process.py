@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from framegate.pipeline.config.live_changes import AskConfig
 from framegate.pipeline.config.sinks import SinkConfig, episode_sinks
+from framegate.pipeline.config.switches import AskConfig
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, RequestRefused
 from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
@@ -56,7 +56,7 @@ from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.store.worker_connections import readable
 from framegate.pipeline.system.logs import set_up_logging
-from framegate.pipeline.system.process import die_with_parent_of, leave
+from framegate.pipeline.system.process import die_with_parent_of, exit_in_words, leave
 from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.recording_sound_sinks import look_at_sinks
 from framegate.pipeline.telemetry.run_status import RunStatus
@@ -82,6 +82,8 @@ class SinksSpec(msgspec.Struct, frozen=True):
     teller  id in the messages of webhooks and Kafka: that of the run, or of the store if the run is
             a slot of a fleet, because another slot may repeat a message
     store  URL of the store
+    added  for each sink that was added during the run: the sources of that time, of which it gets
+           what happens from then on
     rules  configured rules, by name
     profile, profiles  selected profile ("": by schedules), and the names of all
     http   HOST:PORT of the run, for pictures; None: it has no port
@@ -92,6 +94,7 @@ class SinksSpec(msgspec.Struct, frozen=True):
     teller: str
     store: str
     sinks: dict[str, SinkConfig]
+    added: dict[str, tuple[str, ...]] = {}
     rules: dict[str, KnownRule] = {}
     profile: str = ""
     profiles: tuple[str, ...] = ()
@@ -179,15 +182,23 @@ class SinksProcess:
         rules: Mapping[str, KnownRule],
         profiles: Profiles,
     ) -> None:
-        """Deliver to these sinks from now on. A sink that stays continues after its position.
+        """Deliver to these sinks from now on. A sink that stays continues after its position; a new
+        one begins with what happens from now on.
 
         The process delivers what it has begun and ends; the next one has the new sinks.
         """
         if not any(sink.commands for sink in sinks.values()):
             profiles = Profiles()  # no sink shows them, so a switch does not restart the process
+        names = tuple(source.name for source in self._sources)
+        added = {
+            name: self._spec.added.get(name, names)
+            for name in sinks
+            if name in self._spec.added or name not in self._spec.sinks
+        }
         new = msgspec.structs.replace(
             self._spec,
             sinks=dict(sinks),
+            added=added,
             rules=dict(rules),
             profile=profiles.selected,
             profiles=profiles.names,
@@ -223,7 +234,7 @@ class SinksProcess:
                 failures = 0
             failures += 1
             if code is not None:
-                log.warning("the sinks process ended with code %d; restarting it", code)
+                log.warning("the sinks process ended (%s); restarting it", exit_in_words(code))
             backoff = RESTART
             if code == -signal.SIGKILL:
                 backoff = KILLED
@@ -317,7 +328,8 @@ def _sink(name: str, spec: SinksSpec, line: ControlLine) -> RunningSink:
     def ask(request: ConfigRequest) -> EditableConfig:
         return line.ask(request, EditableConfig, ASK_S)
 
-    return Delivery(name, config, receiver_of(name, spec, ask), spec.store)
+    receiver = receiver_of(name, spec, ask)
+    return Delivery(name, config, receiver, spec.store, begins_now=spec.added.get(name, ()))
 
 
 def serve(line: ControlLine, sinks: Sequence[RunningSink]) -> None:

@@ -83,12 +83,7 @@ def cut(wanted: Sequence[Position], read: Sequence[Position], newest: Position) 
     read    positions of the reliable readers; entries after them stay
     newest  position of the last entry, which stays
     """
-    return min(max(wanted), newest, *(after(position) for position in read))
-
-
-def after(position: Position) -> Position:
-    """Return the first position that can follow a position."""
-    return Position(position.epoch, position.seq + 1)
+    return min(max(wanted), newest, *(position.following for position in read))
 
 
 def to_forget(gone: Sequence[Gone], keep: int, now: float) -> list[Gone]:
@@ -207,7 +202,7 @@ class Retention:
         seen = None
         if age_s:
             seen = self._look(source, newest, now)
-            wanted.append(after(old_until(seen, now, age_s)))
+            wanted.append(old_until(seen, now, age_s).following)
         read = [
             Position.parse(position or b"0-0") for position, is_gone in standings if not is_gone
         ]
@@ -242,7 +237,7 @@ class Retention:
             if not page:
                 break
             excess -= len(page)
-            stays = after(Position.parse(page[-1][0]))
+            stays = Position.parse(page[-1][0]).following
         return stays
 
 

@@ -1,7 +1,7 @@
 """Set up logging: a line per message on stderr, as text or JSON, without secrets.
 
-All output of a process goes through here: its own messages, those of libraries, warnings, and
-uncaught errors.
+All output of a process goes through here, except the trace of a crash (`trace_crashes`): its own
+messages, those of libraries, warnings, and uncaught errors.
 """
 
 from __future__ import annotations

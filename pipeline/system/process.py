@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import os
 import random
@@ -54,6 +55,35 @@ def leave(code: int) -> NoReturn:
         except (AttributeError, OSError, ValueError):  # none, without a reader, or closed
             code = code or 1
     os._exit(code)
+
+
+# -- Crashes of native code
+
+_CRASHES: Final = frozenset(
+    (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+)
+TRACED: Final = {"PYTHONFAULTHANDLER": "1"}
+"""A variable for children: they write the trace of a crash, from their first import on."""
+
+
+def trace_crashes() -> None:
+    """Write where each thread is to stderr if native code crashes. Call it before it is loaded.
+
+    The lines name files and functions, and no values. They are not JSON, because a process that
+    has crashed can only write plain text.
+    """
+    with contextlib.suppress(RuntimeError, OSError, ValueError):  # no stderr, or closed
+        faulthandler.enable()
+
+
+def exit_in_words(code: int) -> str:
+    """Return a process's exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    if -code in _CRASHES:
+        name = signal.Signals(-code).name
+        return f"signal {-code}, {name}: a crash; the lines before this one show where"
+    return f"signal {-code}"
 
 
 # -- Work with a low priority
@@ -141,7 +171,7 @@ async def start_module(
         stdin=asyncio.subprocess.PIPE,
         stdout=sys.stderr.fileno(),
         pass_fds=descriptors,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        env={**os.environ, **TRACED, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         start_new_session=True,
     )
 

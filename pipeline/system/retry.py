@@ -19,15 +19,33 @@ class Backoff:
 
     Random jitter takes up to half of each delay. With the defaults and `chance` 1 the delays are
     0.02, 0.04, 0.08, ... 5 s.
+
+    held    number of further delays that stay at `held_s` before they double again
+    held_s  the delay at which they stay
     """
 
     first_s: float = 0.02
     most_s: float = 5.0
+    held: int = 0
+    held_s: float = 0.0
 
     def delay_s(self, failures: int, chance: float) -> float:
         """Return the seconds to wait after `failures` failures in a row, >= 1. chance: 0 to 1"""
-        full = min(self.first_s * 2.0 ** (min(failures, 40) - 1), self.most_s)
-        return full * (0.5 + 0.5 * chance)
+        doublings = min(failures, 40) - 1
+        full = self.first_s * 2.0**doublings
+        if self.held and full > self.held_s:
+            full = max(self.held_s, self.first_s * 2.0 ** (doublings - self.held))
+        return min(full, self.most_s) * (0.5 + 0.5 * chance)
+
+
+def camera_backoff(most_s: float) -> Backoff:
+    """Return the delays between attempts to connect a camera. most_s: the longest of them
+
+    Many cameras allow one session. One that moved to this host is free when its old host has closed
+    it, 10 s after that host lost the store. So after 1.5 s the delays stay at 2 s for 20 s, with
+    jitter at least for 10 s, before they double again.
+    """
+    return Backoff(min(0.5, most_s), most_s, held=10, held_s=2.0)
 
 
 _FAILURES = 3

@@ -70,6 +70,7 @@ class Scrape:
         yield from _asks(self.status.times)
         yield from _look_ups(self.status.times)
         yield from _footage(self.status.times)
+        yield from _spans(self.status.times)
         yield from _promises(self.views)
         yield from _recordings(self.beside)
         yield from _sinks(self.beside)
@@ -132,6 +133,8 @@ class Scrape:
         )
         frames = counter("stage_frames", "Frames that a stage took", "stage")
         for stage, times in self.status.times.items():
+            if stage == "decode":  # it has counts of spans only
+                continue
             for family, spent in ((wait, times.waited), (work, times.worked)):
                 family.add_metric(
                     [stage], upper_bounds(spent.counts, SHORT_BOUNDS_S), spent.sum_us / 1e6
@@ -257,6 +260,22 @@ def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         counts,
         ("cache_sources", "Sources whose inputs are looked up", "sources"),
         ("cache_sources_off", "Sources with rare hits: only a sample is looked up", "off"),
+    )
+
+
+# -- Spans of traced frames.
+
+
+def _spans(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
+    """Yield the metrics of spans, by stage."""
+    counts = {stage: spent.spans for stage, spent in times.items() if spent.spans is not None}
+    yield from of_each(
+        counter,
+        "stage",
+        counts,
+        ("spans_sent", "Spans that the collector accepted", "sent"),
+        ("spans_failed", "Spans that the collector did not accept in time", "failed"),
+        ("spans_dropped", "Spans that were not made, as too many waited", "dropped"),
     )
 
 

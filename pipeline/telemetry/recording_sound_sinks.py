@@ -18,7 +18,7 @@ from framegate.pipeline.contracts.records import SideOutput
 from framegate.pipeline.contracts.results import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import FOLDER, NAME, RecordingLost
-from framegate.pipeline.recording.recorder_states import OPEN, RecorderState
+from framegate.pipeline.recording.recorder_states import RecorderState
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.system.clocks import span
 from framegate.pipeline.telemetry.counters import sounds_of
@@ -185,14 +185,14 @@ def _recorder_does(
     """
     if state is None:
         return "rests", None
-    if state.path is None:
+    if state.growing_file is None:
         if state.why is None:
             return "rests", state.since
         return "cannot", state.since
     # Without an open file the recorder is just finishing it, or was killed while it did.
     written = state.since
     with suppress(OSError):
-        written = (folder / f"{state.path}{OPEN}").stat().st_mtime
+        written = (folder / state.growing_file).stat().st_mtime
     if now - written < STILL_S:
         return "records", None
     return "rests", written

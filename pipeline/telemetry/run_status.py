@@ -32,6 +32,37 @@ class SourceStatus(msgspec.Struct, frozen=True):
     hears: bool = False
 
 
+class SpanCounts(msgspec.Struct):
+    """Counts of the spans of a stage since its worker began.
+
+    made     spans that were given to the sender
+    sent     spans that the collector accepted
+    failed   spans that the collector did not accept in time
+    dropped  spans that were not made, because too many waited to be sent
+    """
+
+    made: int = 0
+    sent: int = 0
+    failed: int = 0
+    dropped: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of spans that are neither sent nor failed."""
+        return self.made - self.sent - self.failed
+
+    def plus(self, later: SpanCounts | None) -> SpanCounts:
+        """Return the sums of both."""
+        if later is None:
+            return self
+        return SpanCounts(
+            self.made + later.made,
+            self.sent + later.sent,
+            self.failed + later.failed,
+            self.dropped + later.dropped,
+        )
+
+
 class StageTimes(msgspec.Struct):
     """The times of one stage.
 
@@ -41,6 +72,7 @@ class StageTimes(msgspec.Struct):
     asks     counts of its questions, if it asks
     cache    counts of its cache, if it has one
     footage  counts of the footage that it stores for learning, if it does
+    spans    counts of its spans, if frames are traced
     """
 
     waited: Durations = msgspec.field(default_factory=Durations)
@@ -49,6 +81,7 @@ class StageTimes(msgspec.Struct):
     asks: AskCounts | None = None
     cache: CacheCounts | None = None
     footage: FootageCounts | None = None
+    spans: SpanCounts | None = None
 
     def plus(self, other: StageTimes) -> StageTimes:
         """Return the sum of both; `other` is the later one."""
@@ -61,6 +94,9 @@ class StageTimes(msgspec.Struct):
         footage = other.footage
         if self.footage is not None:
             footage = self.footage.plus(other.footage)
+        spans = other.spans
+        if self.spans is not None:
+            spans = self.spans.plus(other.spans)
         return StageTimes(
             self.waited.plus(other.waited),
             self.worked.plus(other.worked),
@@ -68,6 +104,7 @@ class StageTimes(msgspec.Struct):
             asks,
             cache,
             footage,
+            spans,
         )
 
 

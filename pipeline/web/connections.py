@@ -23,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from framegate.pipeline.system.ports import admit_all
 from framegate.pipeline.system.process import cancelled
-from framegate.pipeline.web.access import OPEN
+from framegate.pipeline.web.accounts.access import OPEN
 from framegate.pipeline.web.limits import Refusal, WebLimits, refused
 from framegate.pipeline.web.tls import PortCertificate, wants_tls
 

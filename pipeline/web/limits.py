@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -25,6 +26,8 @@ from framegate.pipeline.web.openapi import ApiFault
 T = TypeVar("T")
 NO_STORE: Final = {"Cache-Control": "no-store"}
 JSON: Final = "application/json"
+HOSTS: Final = "framegate.hosts"
+"""Key in the scope of a request: the HOST:PORT by which browsers may know this server."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,35 @@ def refused(error: Exception) -> Response:
 class AtOnce:
     """A limited number of places. Use it in one event loop; it has no lock."""
 
-    def __init__(self, places: int, users: str) -> None:
-        """users: noun in the plural for messages, such as "streams"."""
+    def __init__(self, places: int, users: str, of_address: int | None = None) -> None:
+        """Keep the numbers.
+
+        users       noun in the plural for messages, such as "streams"
+        of_address  places that one address may take; None: all
+        """
         self._places = places
         self._users = users
+        self._of_address = of_address
         self._taken = 0
+        self._taken_by: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self, address: str = "") -> Iterator[None]:
         """Occupy a place during the block. Refusal if all are taken."""
         if self._taken >= self._places:
             raise Refusal(503, f"all {self._places} {self._users} at once are in use; try later")
+        if self._of_address is not None and self._taken_by[address] >= self._of_address:
+            users = f"{self._of_address} {self._users} at once of one address"
+            raise Refusal(503, f"all {users} are in use; try later")
         self._taken += 1
+        self._taken_by[address] += 1
         try:
             yield
         finally:
             self._taken -= 1
+            self._taken_by[address] -= 1
+            if not self._taken_by[address]:
+                del self._taken_by[address]
 
 
 def whole_number(query: QueryParams, name: str, default: int, min_: int, max_: int) -> int:
@@ -135,9 +151,14 @@ def time_in(query: QueryParams, name: str) -> float | None:
         raise Refusal(400, f"{name} {error}") from None
 
 
-def check_origin(origin: str, headers: Mapping[str, str]) -> None:
-    """Raise Refusal if a request is from a page of another server. origin: its header"""
-    if urlsplit(origin).netloc != headers.get("host"):
+def check_origin(origin: str, hosts: Collection[str]) -> None:
+    """Raise Refusal if a request is from a page of another server.
+
+    origin  the header of the request; "": it has none
+    hosts   the HOST:PORT by which browsers may know this server
+    """
+    host = urlsplit(origin).netloc
+    if not host or host not in hosts:
         raise Refusal(403, f"the origin {origin[:80]!r} is not this server")
 
 
@@ -151,7 +172,7 @@ async def posted(
     """
     origin = request.headers.get("origin")
     if origin is not None:
-        check_origin(origin, request.headers)
+        check_origin(origin, request.scope.get(HOSTS, [request.headers.get("host", "")]))
     if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
         raise Refusal(415, f"the body must be JSON, with Content-Type: {JSON}")
     body = b""

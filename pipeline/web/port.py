@@ -56,6 +56,7 @@ from framegate.pipeline.system.ports import (
     host_and_port,
     listening_at,
 )
+from framegate.pipeline.system.process import exit_in_words
 from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class HttpPort:
             except OSError as error:  # the host is out of memory, descriptors or processes
                 log.warning("the HTTP process cannot start: %s; trying again", error)
             if code:
-                log.warning("the HTTP process ended with code %d; another may start", code)
+                log.warning("the HTTP process ended (%s); another may start", exit_in_words(code))
             if code != 0:
                 await asyncio.sleep(REST_S)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from framegate.pipeline.config.config import Config, HttpConfig
 from framegate.pipeline.contracts.errors import did_you_mean
-from framegate.pipeline.web.accounts import Account, read_accounts
-from framegate.pipeline.web.sessions import check_packages
+from framegate.pipeline.web.accounts.accounts import Account, read_accounts
+from framegate.pipeline.web.accounts.sessions import check_packages
 from framegate.pipeline.web.tls import PortCertificate
 
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framegate.pipeline.web.accounts import CALLER, Caller, Role
+from framegate.pipeline.web.accounts.accounts import CALLER, Caller, Role
 from framegate.pipeline.web.limits import Refusal, refused
 
 SourceFilter = Literal["open", "nothing", "path", "episode", "query", "endpoint", "whole"]
@@ -101,6 +101,7 @@ ROUTES: Final[Mapping[str, RouteRow]] = {
     "POST /api/v1/config/undo": RouteRow("operator", "whole"),
     "POST /api/v1/config/reload": RouteRow("operator", "whole"),
     "POST /api/v1/config/profile": RouteRow("operator", "whole"),
+    "POST /api/v1/config/snooze": RouteRow("operator", "whole"),
     "GET /api/v1/filters": RouteRow("viewer", "endpoint"),
     "POST /api/v1/filters/{name}": RouteRow("operator", "whole"),
     # Recordings.

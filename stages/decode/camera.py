@@ -104,6 +104,7 @@ class EvenPace:
 _LATE_S: Final = 1.0
 _LASTING_S: Final = 1.0
 _DRIFT: Final = 1e-3  # between the two clocks
+_WAITING_SHARE: Final = 0.5  # of the time, by which a slow clock is told from a slow decoder
 _STEP_BACK_S: Final = 1.0
 _LEAP_S: Final = 10.0
 
@@ -111,9 +112,9 @@ _LEAP_S: Final = 10.0
 class Backlog:
     """Detects that the packets of a connection are read slower than they arrive. One connection.
 
-    `now` is the monotonic time at which a packet was read. A packet's lateness is the growth of
-    `now - pts` over its recent minimum. Short lateness is a burst; more than a second of it means
-    that the decoder does not keep up.
+    A packet's lateness is the growth of `now - pts` over its recent minimum. Short lateness is a
+    burst; more than a second of it means that the decoder does not keep up, or that the clock of
+    the camera is slow. With a slow clock, the reader waits for packets most of the time.
     """
 
     def __init__(self) -> None:
@@ -121,9 +122,14 @@ class Backlog:
         self._last_pts = 0.0
         self._last_read = 0.0
         self._late_since: float | None = None
+        self._waited_s = 0.0  # since then
 
-    def grows(self, pts: float | None, now: float) -> bool:
-        """Note a packet; return whether packets have been late for long."""
+    def grows(self, pts: float | None, now: float, waited_s: float) -> bool:
+        """Note a packet; return whether packets have been late for long.
+
+        now       the monotonic time at which it was read
+        waited_s  how long the reader waited for it
+        """
         if pts is None:
             return False
         step = pts - self._last_pts
@@ -140,8 +146,17 @@ class Backlog:
             self._late_since = None
             return False
         if self._late_since is None:
-            self._late_since = now
-        return now - self._late_since > _LASTING_S
+            self._late_since, self._waited_s = now, 0.0
+        else:
+            self._waited_s += waited_s
+        late_s = now - self._late_since
+        if late_s <= _LASTING_S:
+            return False
+        if self._waited_s > late_s * _WAITING_SHARE:  # nothing is unread
+            self._min_offset = offset
+            self._late_since = None
+            return False
+        return True
 
 
 class Unread:
@@ -399,22 +414,26 @@ class CameraSource:
         backlog = Backlog()
         unread = Unread()
         is_behind = False
+        asked = time.monotonic()
+        waited_s = 0.0  # for this packet, also by reads that ended without one
         for packet in packets:
+            now = time.monotonic()
+            waited_s += now - asked
             if packet is not None:
-                now = time.monotonic()
                 if opened.has_times:
-                    is_late = backlog.grows(seconds_of(packet), now)
+                    is_late = backlog.grows(seconds_of(packet), now, waited_s)
                 else:
                     is_late = opened.body is not None and unread.grows(opened.body.waited, now)
+                waited_s = 0.0
                 if is_late:
                     is_behind = True
                 elif packet.is_keyframe:
                     is_behind = False
                 if is_behind:
                     self._tally["late"] += 1
-                    yield None
-                    continue
+                    packet = None
             yield packet
+            asked = time.monotonic()
 
     def _fault(self, reason: FaultReason, text: str) -> SourceFault:
         return SourceFault(f"{shown(self._request.url, camera=True)}: {text}", reason)

@@ -18,10 +18,10 @@ from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.recording.adopt_files import growing_segments
 from framegate.pipeline.recording.index import Index, RecordedPlace, Segment
 from framegate.pipeline.recording.index_tables import RecordingLost
-from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
+from framegate.pipeline.web.fleet.other_slots import OtherSlots
 from framegate.pipeline.web.limits import AtOnce
-from framegate.pipeline.web.other_slots import OtherSlots
-from framegate.pipeline.web.picture_routes import picture_routes, sensitivity_routes
+from framegate.pipeline.web.pictures.frames import GetFrameStore, LastFrame, LastFrames
+from framegate.pipeline.web.pictures.picture_routes import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import ClipFailed, recorded_frame
 from framegate.stages.detections import scaled
 from framegate.stages.draw.faces import FaceBlur

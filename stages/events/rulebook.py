@@ -19,6 +19,7 @@ from framegate.pipeline.config.events import (
     LineConfig,
     RuleConfig,
 )
+from framegate.pipeline.config.snooze import Snooze
 from framegate.pipeline.contracts.episodes import Clip
 from framegate.pipeline.contracts.likeness import Likeness
 from framegate.stages.events.state import PixelBox
@@ -131,6 +132,11 @@ class Rulebook:
         if config.timezone:
             self._zone = zoneinfo.ZoneInfo(config.timezone)
         configs = config.of_source(source)
+        of_all = (config.snoozed, config.snoozed_sources.get(source, ""))
+        self._snoozes = {
+            name: [Snooze.read(text) for text in (*of_all, each.snoozed) if text]
+            for name, each in configs.items()
+        }
         self._areas = list(dict.fromkeys(each.area for each in configs.values() if each.area))
         self._lines = list(dict.fromkeys(each.line for each in configs.values() if each.line))
         self._places = [config.areas[name] for name in self._areas]
@@ -183,7 +189,7 @@ class Rulebook:
         return Scene(self._places, self._drawn, wires, (width, height))
 
     def is_due(self, rule: Rule, captured: float) -> bool:
-        """Return whether the rule, its schedule and its profile are active.
+        """Return whether the rule, its schedule and its profile are active, and no snooze of it.
 
         captured  time of the frame, UNIX seconds, so that a replay gives the same
         """
@@ -191,6 +197,8 @@ class Rulebook:
         if not config.enabled:
             return False
         if config.schedule and not is_due(config.schedule, captured, self._zone):
+            return False
+        if any(snooze.has(captured) for snooze in self._snoozes[rule.name]):
             return False
         if rule.name not in self._in_profiles:
             return True

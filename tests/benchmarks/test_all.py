@@ -73,7 +73,7 @@ def test_a_quick_run_tells_every_key_of_the_kept_result(name: str) -> None:
 
 def test_without_clips_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert every.declared("cache").main(["--quick", "--data", str(tmp_path)]) == LACKS
-    assert "a folder with clips/, which is not here" in capsys.readouterr().err
+    assert "a folder with clips/, which is missing" in capsys.readouterr().err
 
 
 def test_without_an_extra_it_says_so(

@@ -57,7 +57,7 @@ def test_a_part_is_measured_once(tmp_path: Path) -> None:
 def test_a_part_of_other_code_is_made_anew_and_said_to_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place, other = tmp_path / "clip", "clip: what is kept is of other code, so it is made anew\n"
+    place, other = tmp_path / "clip", "clip: its part is of other code, so it is measured again\n"
     assert KeptParts(place, "c0de").of("one", lambda: {"f1": 0.5}) == {"f1": 0.5}
     assert capsys.readouterr().out == "clip one\n"
     newer = KeptParts(place, "c1de")

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import redis
 
-from framegate.cli import check as checking
 from framegate.cli import doctor
-from framegate.cli.check import Report, check, promise_costs
 from framegate.cli.main import main
+from framegate.cli.setup import check as checking
+from framegate.cli.setup import measured_rates
 from framegate.cli.setup.capacity import Capacity, Heavy, MadeFrame
+from framegate.cli.setup.check import check
+from framegate.cli.setup.measured_rates import promise_costs
 from framegate.cli.setup.probes import event_remarks, pair_doubts, request_of
+from framegate.cli.setup.report import Report
 from framegate.pipeline.config.by_source import PrivacyConfig, RecordConfig
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.contracts.errors import Exit, FrameStoreFull
@@ -48,7 +51,7 @@ class Refusing(Stage[NoState]):
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:  # noqa: ARG001
     """Measure briefly, in a folder for temporary files that must be empty afterwards."""
     with tempfile.TemporaryDirectory(prefix="fg-") as folder:  # short: sockets lie in it
-        monkeypatch.setattr(checking, "MEASURE_S", 0.05)
+        monkeypatch.setattr(measured_rates, "MEASURE_S", 0.05)
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield
         monkeypatch.undo()
@@ -79,7 +82,7 @@ def test_a_sound_configuration(
     clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two files, which are measured to their ends. A red box moves, which is no object."""
-    monkeypatch.setattr(checking, "MEASURE_S", 60.0)
+    monkeypatch.setattr(measured_rates, "MEASURE_S", 60.0)
     road = write_scene(clip.with_name("road.mp4"), steady(60), (320, 240))
     assert main(["check", f"door={clip}", f"road={road}"]) == Exit.DONE
     said = capsys.readouterr().out

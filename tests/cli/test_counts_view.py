@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from framegate.cli.control.watch import as_lines, counts_of
 from framegate.cli.main import main
-from framegate.cli.watch import as_lines, counts_of
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.rpc import StageCounts
 

@@ -7,7 +7,7 @@ import tomllib
 import msgspec
 import pytest
 
-from framegate.cli.filters import as_text, as_toml, filter_of
+from framegate.cli.control.filters import as_text, as_toml, filter_of
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.object_filters import NamedFilter

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import redis
 
-from framegate.cli.fleet import LEFT, status_of
+from framegate.cli.fleet.fleet import LEFT, status_of
 from framegate.cli.main import main
 from framegate.pipeline.fleet.fleet_store import SlotSign, SourceOwner
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource, SlotRoom

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.cli.hosted import HostOptions, actors_of, words_of
+from framegate.cli.fleet.hosted import HostOptions, actors_of, words_of
 from framegate.cli.main import parser
 from framegate.pipeline.fleet.plan import FleetPlan, SlotRoom
 from tests.support.commands import framegate, user_folder

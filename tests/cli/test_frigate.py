@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from framegate.cli.frigate.frigate_file import read_frigate
+from framegate.cli.frigate.frigate_tables import PictureSizes, tables_of
 from framegate.cli.setup.config_file import Imported
-from framegate.cli.setup.frigate_file import read_frigate
-from framegate.cli.setup.frigate_tables import PictureSizes, tables_of
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.read_options import variables_in
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
@@ -239,3 +239,103 @@ def test_the_command_writes_a_configuration_that_can_be_run(
     assert "a%2Fb" not in text
     assert "Not taken over from config.yml" in ended.out
     assert "no shipped network knows it" in ended.out
+
+
+BEFORE_0_14 = """
+mqtt: {enabled: false, host: broker.example}
+birdseye: {enabled: true, mode: continuous}
+logger: {logs: {frigate.ptz.onvif: debug}}
+record:
+  enabled: true
+  retain: {days: 3, mode: motion}
+  events:
+    pre_capture: 8
+    objects: [person]
+    retain: {default: 14, mode: motion}
+cameras:
+  1:
+    ffmpeg: {inputs: [{path: "rtsp://127.0.0.1:1/yard", roles: [record]}]}
+    detect: {width: 1280, height: 720}
+    zones: {porch: {coordinates: "0,0,640,0,640,720,0,720"}}
+    record: {events: {required_zones: [porch, street]}}
+  hall:
+    ffmpeg: {inputs: [{path: "rtsp://127.0.0.1:1/hall"}]}
+    zones:
+"""
+
+
+def test_a_file_of_before_0_14_is_read_as_newer_versions_rewrite_it(tmp_path: Path) -> None:
+    file = tmp_path / "frigate.yml"
+    file.write_text(BEFORE_0_14, encoding="utf-8")
+    frigate = read_frigate(file, {})
+    assert [(each.name, each.records) for each in frigate.cameras] == [
+        ("camera_1", True), ("hall", True),
+    ]  # fmt: skip
+    assert frigate.broker() == ""
+    imported = tables_of(frigate, {}, "")
+    rules = tomllib.loads("\n".join(imported.tables))["events"]["rules"]
+    assert rules["porch_alert"] == {
+        "when": "inside", "area": "porch", "labels": ["person"], "severity": "alert",
+        "clip": {"before_s": 8.0, "after_s": 5.0},
+    }  # fmt: skip
+    assert rules["camera_1_detection"]["labels"] == ["person"]
+    assert rules["hall_alert"]["source"] == "hall"
+    assert list(imported.record) == ["days = 3.0", "clip_days = 14.0"]
+    left = {key: reason for reason, keys in frigate.left().items() for key in keys}
+    assert set(left) == {
+        "birdseye", "logger", "record.retain.mode", "record.events.retain.mode",
+        "record.events.objects", "camera_1: required_zones: street",
+    }  # fmt: skip
+    assert left["camera_1: required_zones: street"] == "there is no such zone, or it is disabled"
+    assert left["birdseye"] == "the live page shows all cameras"
+
+
+def test_a_key_beside_converted_ones_is_named_whole_and_a_long_name_is_cut(tmp_path: Path) -> None:
+    file = tmp_path / "frigate.yml"
+    file.write_text(
+        """
+cameras:
+  the_camera_above_the_back_door:
+    ffmpeg: {inputs: [{path: "rtsp://127.0.0.1:1/yard"}]}
+    detect: {enabled: false, width: 640, height: 360}
+    audio: {enabled: true, listen: [bark]}
+    zones: {porch: {friendly_name: Porch, coordinates: "0,0,1,0,1,1"}}
+    record: {enabled: true, events: {retain: {default: 3, objects: {person: 9}}}}
+    unknown: {below: {it: 1}}
+""",
+        encoding="utf-8",
+    )
+    frigate = read_frigate(file, {})
+    imported = tables_of(frigate, {}, "")
+    assert list(tomllib.loads("\n".join(imported.tables))["events"]["rules"]) == [
+        "the_camera_above_the_back_do", "the_camera_above_the_b_heard",
+    ]  # fmt: skip
+    left = [key for keys in frigate.left().values() for key in keys]
+    assert sorted(left) == [
+        "detect.enabled", "record.events.retain.objects", "unknown", "zones.porch.friendly_name",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("days: 3", "days: three", "record.retain.days = 'three': must be a number"),
+        ("pre_capture: 8", "pre_capture: [8]", "record.events.pre_capture = [8]: must be a number"),
+        ("width: 1280", "width: wide", "detect.width = 'wide': must be a number"),
+        ("0,0,640,0", "0,640,0", "zones.porch.coordinates"),
+        ('"rtsp://127.0.0.1:1/yard"', "[rtsp]", "inputs[0].path = ['rtsp']: must be a text"),
+        ("days: 3", "days: .inf", "must be a number"),
+        ("birdseye: {", "birdseye: &b {a: *b, ", "contain themselves"),
+        ("days: 3", "days: 2026-13-01", "not valid YAML: month must be in 1..12"),
+        ("0,0,640,0", "nan,0,640,0", "zones.porch.coordinates"),
+    ],
+)
+def test_a_wrong_value_is_a_fault_and_no_traceback(
+    tmp_path: Path, old: str, new: str, fault: str
+) -> None:
+    file = tmp_path / "frigate.yml"
+    file.write_text(BEFORE_0_14.replace(old, new), encoding="utf-8")
+    with pytest.raises(ConfigFaults) as caught:
+        tables_of(read_frigate(file, {}), {}, "")
+    assert fault in str(caught.value)
+    assert str(caught.value).startswith(str(file))

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from framegate.cli import init
-from framegate.cli.init import with_login
 from framegate.cli.main import main
+from framegate.cli.setup import init
 from framegate.cli.setup.config_file import Camera, Secrets, free_name, written
+from framegate.cli.setup.init import with_login
 from framegate.cli.setup.onvif import OnvifStream, chosen
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.read_options import variables_in
@@ -43,11 +43,12 @@ LOGIN = Login("viewer", "sword fish/9'")
 PATIENCE_S = 10.0
 # The command, but each of its measurements takes a moment only.
 BRIEFLY = """
-from framegate.cli import check, init
+from framegate.cli.setup import measured_rates
+from framegate.cli.setup import init
 from framegate.cli.main import main
 from framegate.pipeline.system.process import leave
 
-check.MEASURE_S = init.MEASURE_S = 0.05
+measured_rates.MEASURE_S = init.MEASURE_S = 0.05
 leave(main())
 """
 FRAMEGATE = [sys.executable, "-c", BRIEFLY]
@@ -98,16 +99,18 @@ class Terminal:
         self._decoded = codecs.getincrementaldecoder("utf-8")().decode
 
     def until(self, words: str, seconds: float = DEADLINE_S) -> None:
-        """Wait for what it shows next."""
+        """Wait for words that it shows next; a line may break between them."""
+        pattern = re.compile(re.escape(words).replace("\\ ", "\\s+"))
         end = time.monotonic() + seconds
-        while words not in self.shown and time.monotonic() < end:
+        while not pattern.search(self.shown) and time.monotonic() < end:
             if select.select([self.line], [], [], 0.5)[0]:
                 try:
                     self.shown += self._decoded(os.read(self.line, 4096))
                 except OSError:  # it has ended
                     break
-        assert words in self.shown, self.shown
-        self.shown = self.shown.partition(words)[2]
+        found = pattern.search(self.shown)
+        assert found is not None, self.shown
+        self.shown = self.shown[found.end() :]
 
     def types(self, words: str) -> None:
         os.write(self.line, f"{words}\n".encode())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from framegate.cli.mcp import MOST_EPISODES, MOST_STEPS
+from framegate.cli.review.mcp import MOST_EPISODES, MOST_STEPS
 from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.recording.changed_parts import PART_BYTES

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.cli import train
+from framegate.cli.learning import train
 from framegate.cli.main import main
 from framegate.pipeline.contracts.errors import Exit
 

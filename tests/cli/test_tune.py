@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from framegate.cli import tune
 from framegate.cli.console.terminal import Person
-from framegate.cli.main import parser
-from framegate.cli.tune import (
+from framegate.cli.learning import tune
+from framegate.cli.learning.tune import (
     choice_of,
     class_table,
     gain_in_words,
@@ -22,6 +21,7 @@ from framegate.cli.tune import (
     say_outcome,
     size_table,
 )
+from framegate.cli.main import parser
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.stages.learning.camera_tuning import ClassRow, Gain, SizeRow, Tuned
 from framegate.stages.learning.choices import ClassChoice, ClassSeen

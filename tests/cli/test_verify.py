@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from framegate.cli.accuracy.verify import _NEXT
 from framegate.cli.main import main
-from framegate.cli.verify import _NEXT
 from framegate.pipeline.contracts.results import Verdict
 from framegate.pipeline.promise import audit_coin
 from framegate.pipeline.promise.certificate import Declaration, declare

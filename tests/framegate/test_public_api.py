@@ -239,6 +239,10 @@ class TestRun:
         until(lambda: not any(is_there(pid) for pid in begun))
         until(lambda: not folder.exists())
 
+    def test_a_wrong_pace_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="pace = 'slow': it must be"):
+            run("clip.mp4", pace="slow")  # type: ignore[arg-type]
+
     def test_a_run_gives_results_in_its_block_only(self, clip: Path) -> None:
         with pytest.raises(RuntimeError, match="in its `with` block only"):
             next(run(clip))
@@ -250,6 +254,30 @@ def until(holds: Any, most_s: float = 300.0) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+class TestSubscribe:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"sources": "door"}, r"sources = 'door': it must be a list of names: \['door'\]"),
+            ({"start": "begin"}, 'start = \'begin\': it must be "new", "earliest"'),
+            ({"start": {"door": "last"}}, "the position of source door is 'last'"),
+            ({"group": "counters"}, "group and consumer go together"),
+        ],
+    )
+    def test_wrong_arguments_are_refused_at_once(
+        self, tmp_path: Path, arguments: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            subscribe(tmp_path, **arguments)
+
+    def test_positions_of_results_are_a_start(self, clip: Path, quiet: dict[str, Any]) -> None:
+        with run({"grey": clip}, changes=quiet, folder="data") as running:
+            results = list(running)
+        for last in (results[4].position, str(results[4].position)):
+            with subscribe("data", start={"grey": last}) as rest:
+                assert list(rest) == results[5:]
 
 
 class TestTesting:
@@ -331,6 +359,34 @@ class TestTesting:
         for kind in (BadOutput, BadState):
             with testing.Harness(kind) as bad, pytest.raises(TypeError):
                 bad.feed([testing.result()])
+
+    def test_a_state_of_another_type_is_refused(self) -> None:
+        """A run would read it from the store as `State` after a restart, and not before."""
+
+        class Plain(Stage[Seen]):
+            State = Seen
+
+            def each(self, item: Item, state: Seen) -> tuple[Any, Any]:  # noqa: ARG002
+                return None, {"people": 1}
+
+        with (
+            testing.Harness(Plain) as plain,
+            pytest.raises(TypeError, match=r"of source clip is {'people': 1}: it must be a Seen"),
+        ):
+            plain.feed([testing.result()])
+
+    def test_states_that_are_no_mapping_are_refused(self) -> None:
+        class Forgetful(Stage[Seen]):
+            State = Seen
+
+            def process(self, items: Any, states: Any) -> tuple[Any, Any]:  # noqa: ARG002
+                return [None for _ in items], None
+
+        with (
+            testing.Harness(Forgetful) as forgetful,
+            pytest.raises(TypeError, match="the states are None: they must be a dict by source"),
+        ):
+            forgetful.feed([testing.result()])
 
     def test_pixels_that_were_not_declared_are_not_there(self) -> None:
         class Forgets(Brightness):

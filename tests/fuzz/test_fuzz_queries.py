@@ -16,10 +16,10 @@ from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes
-from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.openapi import document
-from framegate.pipeline.web.recorded_pictures import RecordedPictures
-from framegate.pipeline.web.recordings import recording_routes
+from framegate.pipeline.web.recordings.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.recordings.recordings import recording_routes
+from framegate.pipeline.web.review.episodes import episode_routes
 from framegate.stages.draw.pictures import recorded_jpeg
 from tests.fuzz.budget import fuzz
 from tests.support.published import Publisher

@@ -49,8 +49,9 @@ from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.system.process import ProcessUse
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.run_status import RunStatus, StageTimes
-from framegate.pipeline.web import picture_routes, server
+from framegate.pipeline.web import server
 from framegate.pipeline.web.api import api_routes
+from framegate.pipeline.web.pictures import picture_routes
 from framegate.pipeline.web.route_table import ROUTES
 from tests.repo import default_file
 

@@ -22,7 +22,7 @@ from framegate.pipeline.config.config import read_config
 from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.fleet.fleet_file import read_fleet
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.web.accounts import accounts_in
+from framegate.pipeline.web.accounts.accounts import accounts_in
 from tests.support.commands import framegate, user_folder
 from tests.support.footage import steady, write_scene
 from tests.support.published import Publisher

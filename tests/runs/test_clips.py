@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import footage
 from tests.support.commands import Command, Reader, user_folder
+from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 
 DATA = os.environ.get("FRAMEGATE_DATA")
@@ -51,7 +52,7 @@ def published_as_a_bare_loop(folder: Path, clips: Sequence[Path], pace: str) -> 
     with server(folder / "server") as store:
         given = ("run", *words, "--pace", pace, "-d", "data", "--store", store.url)
         with Command(folder, *given) as command:
-            ended = command.wait(deadline_s=120 + 2 * seconds)
+            ended = command.wait(deadline_s=DEADLINE_S + 2 * seconds)
         assert ended.code == 0, ended.err
         reader = Reader(store.url)
         for name, clip in named.items():

@@ -18,9 +18,9 @@ from starlette.requests import Request
 from framegate.cli.setup.store_size import StoreLoad
 from framegate.pipeline.system.machine import cores
 from framegate.pipeline.system.ports import own_address
-from framegate.pipeline.web import forward
-from framegate.pipeline.web.accounts import digest_of
-from framegate.pipeline.web.forward import Forwarder, OtherHost
+from framegate.pipeline.web.accounts.accounts import digest_of
+from framegate.pipeline.web.fleet import forward
+from framegate.pipeline.web.fleet.forward import Forwarder, OtherHost
 from framegate.pipeline.web.limits import AtOnce, Refusal
 from framegate.pipeline.web.port import bound, outside_address
 from tests.support.browsers import Visit, chromium, needs_chromium
@@ -79,7 +79,7 @@ class TwoHosts:
         if token:
             request.add_header("Authorization", f"Bearer {token}")
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
                 return answer.status, answer.read(), answer.headers
         except urllib.error.HTTPError as error:
             return error.code, error.read(), error.headers
@@ -130,7 +130,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
         for name in places:
             wait_until(f"{name} has ended", lambda name=name: at.ended(name))
         both = TwoHosts(at, ports, places, slots)
-        wait_until("each slot knows what the other has", both.are_known, 60.0)
+        wait_until("each slot knows what the other has", both.are_known)
         yield both
 
 
@@ -400,7 +400,7 @@ def test_a_host_that_is_away_is_named_and_its_episodes_stay_listed(hosts: TwoHos
         return next(each for each in sources if each["source"] == source)
 
     away = f"slot {slot} gives no sign of life"
-    wait_until("its sources are shown as away", lambda: listed()["away"] == away, 60.0)
+    wait_until("its sources are shown as away", lambda: listed()["away"] == away)
     assert (listed()["slot"], listed()["host"], listed()["published"]) == (slot, None, FRAMES)
     assert hosts.get(other, f"/api/v1/episodes?source={source}")[1] == before
     code, reason, _ = hosts.fetch(other, f"/snapshot/{source}.jpg")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ import pytest
 import redis
 
 from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.snooze import Snooze
+from framegate.pipeline.config.switches import snoozes
 from framegate.pipeline.config.toml_edit import with_value
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.episodes import Change
@@ -66,11 +69,10 @@ update_s = 1
 when = "crosses"
 line = "gate"
 """
-FRAMES = 500
 LONG = 5000  # of a run that must not end before a busy machine has made all changes
 
 
-def user_folder(made: Path, events: str, frames: int = FRAMES) -> Path:
+def user_folder(made: Path, events: str, frames: int) -> Path:
     made.mkdir()
     footage.write_scene(made / "door.mkv", footage.steady(frames))
     (made / "walk.py").write_text(WALK, encoding="utf-8")
@@ -109,7 +111,7 @@ def all_changes(data: Path) -> list[Change]:
 
 
 def test_the_first_rule_of_a_run_needs_no_restart(tmp_path: Path) -> None:
-    folder = user_folder(tmp_path / "user", "")
+    folder = user_folder(tmp_path / "user", "", 2500)
     data = folder / "data"
     with Command(folder, "run", "door.mkv", "-d", "data", "--pace", "realtime") as run:
         wait_until("the run answers", lambda: has_run(data))
@@ -138,7 +140,10 @@ def test_the_first_rule_of_a_run_needs_no_restart(tmp_path: Path) -> None:
         again = asked(data, ReloadConfig())
         assert (list(again.versions), again.waits) == (["visitor", "people"], [])
         assert workers(run.process.pid)["shard-1"] == pid, "no worker was restarted"
+        run.interrupt()
         ended = run.wait()
+    assert ended.code == DONE, ended.err
+    ended = framegate(folder, "run", "--resume", "-d", "data", "--pace", "fast")
     assert ended.code == DONE, ended.err
     changes = all_changes(data)
     check(changes)
@@ -264,6 +269,8 @@ def test_sinks_and_masks_change_and_the_command_says_what_waits(
     with Command(folder, "run", "door.mkv", "-d", "data", "--pace", "realtime") as run:
         wait_until("the run answers", lambda: has_run(data))
         pid = workers(run.process.pid)["shard-1"]
+        wait_until("an episode has begun", lambda: told(data))
+        old = {each.id for each in all_changes(data)}
         hook = {"kind": "webhook", "url_env": "HOOK_URL", "secret_env": "HOOK_SECRET"}
         changed(data, "sinks.office", hook)
         first = wait_until("it gets an episode", lambda: receiver.taken and receiver.taken[0])
@@ -298,6 +305,7 @@ def test_sinks_and_masks_change_and_the_command_says_what_waits(
     ids = [each.id for each in receiver.taken]
     assert len(set(ids)) == len(ids), "each change once, also over the changes of the sink"
     assert first.id == ids[0]
+    assert old.isdisjoint(ids), "a sink that is added gets what happens from then on"
 
 
 def _rules_of(receiver: WebhookReceiver, after: int) -> list[str]:
@@ -347,6 +355,18 @@ def test_a_broker_switches_profiles_and_rules(
             assert asked(data, GetConfig()).profile == "away"
             reader.client.publish("framegate/set/rule/people", "OFF", 1)
             wait_until("the rule is off", lambda: _enabled(data, "people") is False)
+            reader.client.publish("framegate/set/snooze/rule/people", "30m", 1)
+            wait_until("it is snoozed", lambda: _snoozed(data) == ["rule people"])
+            reader.client.publish("framegate/set/snooze/source/door", "2h", 1)
+            reader.client.publish("framegate/set/snooze", "1h", 1)
+            wait_until("all are snoozed", lambda: len(_snoozed(data)) == 3)
+            reader.client.publish("framegate/set/snooze/rule/people", "OFF", 1)
+            reader.client.publish("framegate/set/snooze/source/door", "off", 1)
+            wait_until("they are awake", lambda: _snoozed(data) == ["all rules"])
+            reader.client.publish("framegate/set/snooze/rule/people", "long", 1)
+            run.says("snooze of rule people: must be a duration")
+            reader.client.publish("framegate/set/snooze/people", "1h", 1)
+            run.says("no command framegate/set/snooze/people; allowed are set/snooze")
             reader.client.publish("framegate/set/profile", "holiday", 1)
             run.says("there is no [events.profiles.holiday]")
             reader.client.publish("framegate/set/profile", "auto", 1)
@@ -356,6 +376,57 @@ def test_a_broker_switches_profiles_and_rules(
         assert ended.code == DONE, ended.err
     finally:
         broker.stop()
+
+
+def _snoozed(data: Path) -> list[str]:
+    """Return what is snoozed for more than the seconds in which a snooze ends early."""
+    now = time.time() + 10
+    return [str(what) for what, _ in snoozes(asked(data, GetConfig()), now)]
+
+
+def test_a_snooze_ends_episodes_survives_a_kill_and_a_replay_finds_it(tmp_path: Path) -> None:
+    folder = user_folder(tmp_path / "user", UNCHANGED, LONG)
+    data = folder / "data"
+    with Command(folder, "run", "door.mkv", "-d", "data", "--pace", "realtime") as run:
+        wait_until("an episode has begun", lambda: has_run(data) and told(data))
+        quiet = framegate(folder, "rules", "snooze", "--source", "door", "1h", "-d", "data")
+        assert quiet.code == DONE, quiet.err
+        assert ": source door" in quiet.out
+        snoozed = asked(data, GetConfig()).tables["events"]["snoozed_sources"]["door"]
+        since = Snooze.read(snoozed).since
+        wait_until("it is snoozed", lambda: time.time() > since + 2)
+        os.kill(workers(run.process.pid)["shard-1"], signal.SIGKILL)
+        published = results_of(data)
+        wait_until("the worker is back", lambda: results_of(data) > published + 100)
+        assert all(each.began.captured < since for each in all_changes(data))
+        wrong = framegate(folder, "rules", "unsnooze", "--source", "yard", "-d", "data")
+        assert "the run has no such source; it has door" in wrong.err
+        awake = framegate(folder, "rules", "unsnooze", "--source", "door", "-d", "data")
+        assert awake.code == DONE, awake.err
+        quiet_until = Snooze.read(
+            asked(data, GetConfig()).tables["events"]["snoozed_sources"]["door"]
+        ).until
+        wait_until(
+            "an episode begins after the snooze",
+            lambda: any(each.began.captured > quiet_until for each in all_changes(data)),
+        )
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    changes = all_changes(data)
+    check(changes, all_over=False)
+    assert not [each for each in changes if since <= each.began.captured < quiet_until]
+    words = ("events", "replay", "--rules", "pipeline.toml", "-d", "data", "--json")
+    replayed = framegate(folder, *words)
+    assert replayed.code == DONE, replayed.err
+    again = [msgspec.json.decode(line, type=Change) for line in replayed.out.splitlines()]
+    assert again[: len(changes)] == changes
+
+
+def results_of(data: Path) -> int:
+    """Results so far."""
+    with redis.Redis.from_url(EmbeddedStore(data / "store", "everysec").url) as store:
+        return store.xlen(keys.results("door"))
 
 
 def _enabled(data: Path, rule: str) -> bool:

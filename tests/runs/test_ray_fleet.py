@@ -10,8 +10,9 @@ from urllib.parse import quote
 import pytest
 
 from tests.support import footage
+from tests.support.orphans import all_end
 from tests.support.own_servers import PROGRAMS, needs
-from tests.support.ray_hosts import TOKEN, RayFleet, ray_fleet, strays
+from tests.support.ray_hosts import HEAD, TOKEN, RayFleet, ray_fleet, strays
 from tests.support.runs import wait_until
 from tests.support.stream_checker import checked
 
@@ -51,26 +52,16 @@ def begin(at: RayFleet) -> None:
         at.start_host(name, **at.variables)
 
 
-def is_up(pid: int) -> bool:
-    """Whether a process has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split(") ")[1][0] != "Z"
-    except (OSError, IndexError):
-        return False
-
-
 def lose_processes(at: RayFleet) -> None:
     """Kill a slot, then what runs the slots of a host; nothing of either is left."""
     killed = at.slots(at.host_of("a"))["a"]
-    below = at.below(killed)
-    os.kill(killed, signal.SIGKILL)
-    wait_until("none of its processes is left", lambda: not any(map(is_up, below)))
+    with all_end(at.below(killed)):
+        os.kill(killed, signal.SIGKILL)
     goes_on(at, "a", "b")
 
     lost = at.host_of("a")
-    below = at.below(*at.slots(lost).values())
-    os.kill(at.raylet(lost), signal.SIGKILL)
-    wait_until("none of its slots is left", lambda: not any(map(is_up, below)))
+    with all_end(at.below(*at.slots(lost).values())):
+        os.kill(at.raylets(lost)[0], signal.SIGKILL)
     goes_on(at, "a", "b")
 
 
@@ -78,7 +69,7 @@ def lose_a_host(at: RayFleet) -> tuple[str, str]:
     """Cut a host off, heal it, kill it; its name, and that of the other."""
     lost = at.host_of("a")
     [other] = {"one", "two"} - {lost}
-    wait_until("the other host is back", lambda: at.joined(other), PATIENT_S)
+    wait_until("the other host is back", lambda: at.raylets(other), PATIENT_S)
     if at.hosts[lost].cable:
         at.hosts[lost].cut()
         wait_until("Ray has moved them", lambda: len(at.slots(other)) == 2, PATIENT_S)
@@ -95,7 +86,7 @@ def lose_a_host(at: RayFleet) -> tuple[str, str]:
 def lose_the_head(at: RayFleet, other: str) -> None:
     """Kill the head; sources go on, commands answer, and no slot ends."""
     before = at.slots(other)
-    at.hosts["head"].kill()
+    at.hosts[HEAD].kill()
     for source in SOURCES:
         at.until(source, at.published(source) + BEFORE)
     at.does("drain", "b")
@@ -108,7 +99,7 @@ def lose_the_head(at: RayFleet, other: str) -> None:
 
 def lose_the_head_and_a_host(at: RayFleet, lost: str, other: str) -> None:
     """Kill both at once; another host and a new head take over."""
-    at.hosts["head"].kill()
+    at.hosts[HEAD].kill()
     at.hosts[other].kill()
     at.start_head("--heavy", "1")
     at.start_host(lost, "--gpu", "1", **at.variables)
@@ -144,3 +135,22 @@ def test_slots_survive_the_loss_of_processes_hosts_and_the_head(
         for secret in (PLANTED, TOKEN, at.server.password, quote(at.server.password, safe="")):
             assert secret not in seen
         assert sent == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("program", [needs(PROGRAMS[0])])
+def test_no_slot_restarts_when_the_head_is_lost_again_and_again(
+    tmp_path: Path, program: str
+) -> None:
+    """If one did, systemd would have to be the default engine of plain hosts."""
+    with ray_fleet(tmp_path, program) as at:
+        begin(at)
+        goes_on(at, "a", "b")
+        before = [at.slots(name) for name in at.names]
+        for _ in range(20):
+            at.hosts[HEAD].kill()
+            for source in SOURCES:
+                at.until(source, at.published(source) + BEFORE)
+            at.start_head()
+            goes_on(at, "a", "b")
+            assert [at.slots(name) for name in at.names] == before

@@ -247,8 +247,9 @@ def test_a_stage_beside_the_configuration_is_found_from_another_folder(
     assert {result["outcome"] for result in reader.whole("a", 9)} == {"detected"}
 
 
-def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path) -> None:
-    user_folder(folder, main='use = "user_stages:BadState"')
+@pytest.mark.parametrize("use", ["BadState", "OtherState"])
+def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path, use: str) -> None:
+    user_folder(folder, main=f'use = "user_stages:{use}"')
     footage.write_scene(folder / "a.mp4", footage.steady(20))
     ended = framegate(folder, "run", "a.mp4", "-d", "data")
     assert ended.code == 2

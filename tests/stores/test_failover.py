@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from framegate.cli import check as checking
+from framegate.cli.setup import check as checking
+from framegate.cli.setup import measured_rates
 from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import (
@@ -327,7 +328,7 @@ def test_a_store_with_replicas_wants_to_be_told_how_many_count(
     with pytest.raises(StoreRefused, match=r"has 1 replicas connected; .* = 2 needs as many"):
         StoreAdmin(url, 2).prepare()
     StoreAdmin(url, 1).prepare()
-    monkeypatch.setattr(checking, "MEASURE_S", 0.05)
+    monkeypatch.setattr(measured_rates, "MEASURE_S", 0.05)
     origin, text = find_config(None)
     assert checking.check(read_config(origin, text, {"store": {"url": url}})) == Exit.STORE
     assert "has replicas (1), and [store] replicas is 0" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from framegate.cli.sources import as_json, states_of
+from framegate.cli.control.sources import as_json, states_of
 from framegate.pipeline.run.rpc import GetSources, GetStore, SourceList, StoreUrl, ask
 from framegate.pipeline.store.embedded import socket_path
 from framegate.pipeline.telemetry.source_view import Viewer

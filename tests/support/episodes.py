@@ -48,6 +48,7 @@ AS_VERSION_2 = (
     "DROP TABLE new_lost",
     "DROP TABLE new_stream",
     "DROP TABLE mark",
+    "ALTER TABLE watched DROP COLUMN why",
     "PRAGMA user_version = 2",
 )
 """Statements that take a database of episodes back to its version 2."""

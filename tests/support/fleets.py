@@ -10,12 +10,12 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
+from benchmarks.harness.process_tree import tree
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import Command, Ended, Reader, framegate, user_folder
-from tests.support.runs import children, wait_until
+from tests.support.orphans import all_end
+from tests.support.runs import wait_until
 from tests.support.servers import server
-
-ORPHANS_S = 60.0  # all end at once by a signal of the kernel; a busy machine takes longer
 
 
 class Fleet:
@@ -74,9 +74,8 @@ class Fleet:
 
     def kill(self, slot: Command) -> None:
         """Kill the supervisor of a slot, and wait until no process of the slot is left."""
-        processes = _descendants(slot.process.pid)
-        slot.kill()
-        wait_until("no orphan is left", lambda: not any(map(_is_alive, processes)), ORPHANS_S)
+        with all_end(tree(slot.process.pid)):
+            slot.kill()
 
     def slot_of(self, source: str) -> str:
         """The slot to which the plan gives a source."""
@@ -123,21 +122,6 @@ class Fleet:
         """End all slots."""
         self.stack.close()
         self.reader.close()
-
-
-def _descendants(pid: int) -> list[int]:
-    found = list(children(pid))
-    for child in children(pid):
-        found += _descendants(child)
-    return found
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from framegate.cli.worker import work
+from framegate.cli.fleet.worker import work
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.heavy.batching import BatchLimits
 from framegate.pipeline.heavy.queue import QueryMessage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from framegate.pipeline.config.config import Config, read_config
@@ -16,7 +17,9 @@ from framegate.pipeline.system.loading import load_builtin
 class AnsweringConfig:
     """Answers as the supervisor of a run that was started with this file does."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, sources: Sequence[str] = ("door",)) -> None:
+        self.sources = sources
+
         def read(text: str) -> Config:
             return read_config(str(file), text)
 
@@ -28,6 +31,6 @@ class AnsweringConfig:
         """Return the configuration after the request. RequestRefused."""
         try:
             self.config.take(request)
-            return self.config.shown()
+            return self.config.shown(self.sources)
         except ConfigFaults as error:
             raise RequestRefused(str(error)) from None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from tests.support.runs import wait_until
 
 _IPV4 = 0x0800  # type of its packets
 _HEADER = 20  # bytes
+HEAD = "head"
+HEAD_UP_S = 900.0  # on a busy machine, Ray gives its own start up after a minute, again and again
 RULE = f"{ACL_RULE} ~RAY* ~DUMMY"
 TOKEN = "a-token-of-the-test-alone"
 # As systemd does: a head or host that ends is started again.
@@ -30,9 +32,10 @@ AGAIN = "import subprocess as s, sys, time\nwhile True: s.run(sys.argv[1:]); tim
 
 
 class RayFleet(Fleet):
-    """Hosts head, one and two, of which the last two have slots.
+    """A head, and hosts of slots.
 
-    kind  of hosts: namespaces, or processes on the loopback
+    kind   of hosts: namespaces, or processes on the loopback
+    names  of the hosts of slots
     """
 
     def __init__(self, folder: Path, server: OwnServer, made: Hosts) -> None:
@@ -40,14 +43,15 @@ class RayFleet(Fleet):
         self.kind = made.kind
         self.server = server
         self.hosts: Mapping[str, Host] = {host.name: host for host in made.hosts}
+        self.names = [name for name in self.hosts if name != HEAD]
         # The path of a socket of Ray has at most 107 bytes.
         self.ray = Path(tempfile.mkdtemp(prefix="fgr", dir="/tmp"))
         self.stack.callback(shutil.rmtree, self.ray, ignore_errors=True)
         self._stores = made.expose(f"127.0.0.1:{server.port}")
-        head = self.hosts["head"]
+        head = self.hosts[HEAD]
         self.address = f"127.0.0.1:{free_port()}"
         if head.cable:
-            self.address = f"{self._stores['head'].rpartition('.')[0]}.10:6380"
+            self.address = f"{head.address}:6380"
         (folder / "token").write_text(TOKEN, encoding="utf-8")
 
     def _env(self, name: str, **more: str) -> dict[str, str]:
@@ -55,15 +59,25 @@ class RayFleet(Fleet):
         return {"RAY_AUTH_TOKEN_PATH": str(self.folder / "token"), "RAY_TMPDIR": str(self.ray),
                 "XDG_STATE_HOME": state, **more}  # fmt: skip
 
+    def store_at(self, name: str) -> str:
+        """The HOST:PORT by which a host reaches the store."""
+        return self._stores[name]
+
     def url_at(self, name: str) -> str:
         """The URL by which a host reaches the store."""
         return f"redis://{self.server.login}@{self._stores[name]}"
 
     def start_head(self, *more: str) -> None:
         """Start the head, and wait until it has the actors of the plan. more: options"""
-        kept = self.log("head").count("Ray keeps")
-        self._begin("head", "head", *more, STORE=self.url_at("head"))
-        wait_until("Ray keeps the slots", lambda: self.log("head").count("Ray keeps") > kept)
+        kept = self.log(HEAD).count("Ray keeps")
+        self.begin_head(*more)
+        wait_until(
+            "Ray keeps the slots", lambda: self.log(HEAD).count("Ray keeps") > kept, HEAD_UP_S
+        )
+
+    def begin_head(self, *more: str) -> None:
+        """Start the head. more: options"""
+        self._begin(HEAD, "head", *more, STORE=self.url_at(HEAD))
 
     def start_host(self, name: str, *options: str, **variables: str) -> None:
         """Start a host of slots. variables: of the file that its slots read"""
@@ -100,15 +114,11 @@ class RayFleet(Fleet):
 
     def host_of(self, slot: str) -> str:
         """The host on which a slot is up; "" if it is up on none."""
-        return next((name for name in ("one", "two") if slot in self.slots(name)), "")
+        return next((name for name in self.names if slot in self.slots(name)), "")
 
-    def raylet(self, name: str) -> int:
-        """The process of Ray that starts the actors of a host."""
-        return next(pid for pid in self.hosts[name].pids() if "/raylet" in _words(pid)[0])
-
-    def joined(self, name: str) -> bool:
-        """Whether a host takes slots."""
-        return any("/raylet" in _words(pid)[0] for pid in self.hosts[name].pids())
+    def raylets(self, name: str) -> list[int]:
+        """The process of Ray that starts the actors of a host; none if it takes no slots."""
+        return [pid for pid in self.hosts[name].pids() if "/raylet" in _words(pid)[0]]
 
     def below(self, *processes: int) -> list[int]:
         """These processes and all that they started."""
@@ -141,11 +151,17 @@ def _words(pid: int) -> list[str]:
 
 
 @contextmanager
-def ray_fleet(folder: Path, program: str) -> Iterator[RayFleet]:
-    """A store and the hosts of a fleet, which are not started. program: of the store"""
+def ray_fleet(
+    folder: Path, program: str, names: Sequence[str] = ("one", "two")
+) -> Iterator[RayFleet]:
+    """A store and the hosts of a fleet, which are not started.
+
+    program  of the store
+    names    of the hosts of slots
+    """
     with (
         own_server(program, folder / "server", rule=RULE) as server,
-        hosts(("head", "one", "two")) as made,
+        hosts((HEAD, *names)) as made,
     ):
         opened = RayFleet(folder, server, made)
         try:
@@ -163,7 +179,7 @@ def strays(at: RayFleet) -> Iterator[list[str]]:
     Each host gets a route to the outside for that. Empty on the loopback, which has no outside.
     """
     found: list[str] = []
-    if not at.hosts["head"].cable:
+    if not at.hosts[HEAD].cable:
         yield found
         return
     net = ipaddress.ip_network(f"{at.address.partition(':')[0]}/24", strict=False)

@@ -297,6 +297,14 @@ class BadState(PassOn):
         return output, object()
 
 
+class OtherState(PassOn):
+    """Keeps a state that the store would return as another type."""
+
+    def each(self, item: Item, state: NoState) -> tuple[Any, Any]:
+        output, _ = super().each(item, state)
+        return output, {}
+
+
 class BadEnd(Numbers):
     """Raises at the end of a source."""
 

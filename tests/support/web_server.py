@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.system.ports import listening_at
-from framegate.pipeline.web.accounts import CALLER, OWNER, Caller
+from framegate.pipeline.web.accounts.accounts import CALLER, OWNER, Caller
 from framegate.pipeline.web.connections import BoundedServer, RequestLimit
 from framegate.pipeline.web.limits import LIMITS, WebLimits
 from tests.support.runs import DEADLINE_S, wait_until

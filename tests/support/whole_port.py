@@ -27,10 +27,10 @@ from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.system.loading import BUILTINS
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
+from framegate.pipeline.web.accounts.sessions import Sessions
 from framegate.pipeline.web.limits import LIMITS
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.server import make_app
-from framegate.pipeline.web.sessions import Sessions
 from tests.support.live_config import AnsweringConfig
 from tests.support.recorded import record, write_both
 from tests.support.run_filters import RunFilters

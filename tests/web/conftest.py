@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.web.frames import LastFrames
+from framegate.pipeline.web.pictures.frames import LastFrames
 from framegate.stages.draw.pictures import Pictures
 from tests.support.servers import server
 from tests.support.studio import KNOWN, Studio

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.system.ports import origin_fault
-from framegate.pipeline.web.access import guarded
+from framegate.pipeline.web.accounts.access import guarded
 from framegate.pipeline.web.port import TOKEN_ENV, TOKEN_FILE, find_token
 from tests.support import footage
 from tests.support.commands import Command, framegate, user_folder

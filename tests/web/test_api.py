@@ -23,11 +23,11 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.records import VERSION, Form, Record, SideOutput
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes
-from framegate.pipeline.web.episodes import episode_routes
+from framegate.pipeline.web.control.rules import rule_routes
 from framegate.pipeline.web.limits import LIMITS, WebLimits
 from framegate.pipeline.web.openapi import MAX_LIMIT, document
-from framegate.pipeline.web.recordings import recording_routes
-from framegate.pipeline.web.rules import rule_routes
+from framegate.pipeline.web.recordings.recordings import recording_routes
+from framegate.pipeline.web.review.episodes import episode_routes
 from framegate.pipeline.web.server import routes
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.published import Publisher

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.system.ports import listening_at
-from framegate.pipeline.web.access import guarded
-from framegate.pipeline.web.accounts import ROLES, AccountFile, digest_of
+from framegate.pipeline.web.accounts.access import guarded
+from framegate.pipeline.web.accounts.accounts import ROLES, AccountFile, digest_of
+from framegate.pipeline.web.connections import RequestLimit
+from framegate.pipeline.web.limits import LIMITS, Streamed
 from framegate.pipeline.web.route_table import ROUTES, RouteWithoutRow, keys_of, with_doors
 from tests.support.runs import DEADLINE_S
 from tests.support.web_server import serving_app
@@ -98,6 +104,7 @@ REQUESTS: dict[str, Asked] = {
     "POST /api/v1/config/undo": ("/api/v1/config/undo", {"digest": ""}),
     "POST /api/v1/config/reload": ("/api/v1/config/reload", {}),
     "POST /api/v1/config/profile": ("/api/v1/config/profile", {"profile": ""}),
+    "POST /api/v1/config/snooze": ("/api/v1/config/snooze", {"for_s": 0}),
     "GET /api/v1/filters": ("/api/v1/filters", None),
     "POST /api/v1/filters/{name}": ("/api/v1/filters/none", {"filter": None}),
     "GET /api/v1/recordings": ("/api/v1/recordings", None),
@@ -304,3 +311,65 @@ def test_sinks_and_privacy_need_an_administrator(
             assert f"{needs} needs the role admin" in answer.json()["error"]
         else:
             assert answer.status_code == 409, "only the digest is wrong"
+
+
+ENDLESS = (
+    "/live?sources=SOURCE",
+    "/api/v1/results/stream?start=earliest&source=SOURCE",
+    "/api/v1/episodes/live?start=earliest&source=SOURCE",
+    "/endless",
+)
+TABLE = '[{name}]\nrole = "{role}"\nsources = {sources}\ntoken = "{token}"\n'
+CHANGES = {
+    "removed": "",
+    "role": TABLE.format(name="it", role="viewer", sources=[SEEN], token=digest_of(b"it")),
+    "narrowed": TABLE.format(name="it", role="operator", sources=[HIDDEN], token=digest_of(b"it")),
+    "token": TABLE.format(name="it", role="operator", sources=[SEEN], token=digest_of(b"new")),
+}
+
+
+async def _endless(request: Request) -> Streamed:  # noqa: ARG001
+    async def parts() -> AsyncIterator[bytes]:
+        while True:
+            yield b"part"
+            await asyncio.sleep(0.01)
+
+    return Streamed(parts(), "text/plain", contextlib.ExitStack())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_stream_ends_when_its_account_changes(
+    app: Starlette, tmp_path: Path, change: str
+) -> None:
+    """The stream of another account continues."""
+    file = tmp_path / "accounts.toml"
+    tables = [
+        TABLE.format(name=name, role="operator", sources=[SEEN], token=digest_of(name.encode()))
+        for name in ("it", "other")
+    ]
+    file.write_text("".join(tables), encoding="utf-8")
+    listening = listening_at("127.0.0.1", 0)
+    whole = Starlette(routes=[Route("/endless", _endless), Mount("/", app)])
+    limited = RequestLimit(whole, LIMITS.requests)  # else a connection ends after 10 s
+    door = guarded(limited, listening, "", (), AccountFile(file))
+    with (
+        serving_app(door, listening) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client,
+        contextlib.ExitStack() as held,
+    ):
+        streams = []
+        for path in (*ENDLESS, "/endless"):
+            name = "it" if len(streams) < len(ENDLESS) else "other"
+            headers = {"Authorization": f"Bearer {name}"}
+            asked = client.stream("GET", _filled(path, SEEN), headers=headers)
+            streams.append(held.enter_context(asked))
+            assert streams[-1].status_code == 200
+        new = file.with_suffix(".new")
+        new.write_text(CHANGES[change] + tables[1], encoding="utf-8")
+        new.replace(file)
+        *ended, other = streams
+        for stream in ended:
+            for _ in stream.iter_raw():  # until it ends
+                pass
+        size = sum(len(part) for part, _ in zip(other.iter_raw(4), range(3000), strict=False))
+        assert size >= 2000, "more than was sent before"

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from framegate.cli.watch import NoPicture, fetch, snapshot
+from framegate.cli.control.watch import NoPicture, fetch, snapshot
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.rpc import Running, announced
 from framegate.stages.draw.pictures import Pictures

@@ -18,7 +18,7 @@ from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import VisitEntry
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
-from framegate.pipeline.web.disagreements import disagreement_routes
+from framegate.pipeline.web.review.disagreements import disagreement_routes
 from tests.support import said
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.said import change, moment, visit
@@ -94,6 +94,33 @@ def test_without_a_report_the_page_shows_how_to_get_them(tmp_path: Path) -> None
         seen = Visit(browser, f"http://127.0.0.1:{port}/disagreements")
         seen.until("!document.querySelector('#none').hidden")
         assert 'events = "onvif"' in seen.page.inner_text("#none pre")
+
+
+@needs_chromium
+def test_the_page_tries_again_until_framegate_answers(folder: Path) -> None:
+    refusals = [503, 503]
+    operation, *others = disagreement_routes(folder)
+
+    async def answer(request: Request) -> Response:
+        if refusals:
+            return JSONResponse({"error": "the store is away"}, refusals.pop())
+        answered: Response = await operation.endpoint(request)
+        return answered
+
+    routes = [Route("/api/v1/recordings", recordings), Route(operation.path, answer), *others]
+    with serving(routes) as port, chromium() as browser:
+        seen = Visit(browser, f"http://127.0.0.1:{port}/disagreements")
+        seen.until("document.querySelector('#trouble').innerText.includes('the store is away')")
+        seen.until("document.querySelectorAll('#list li').length === 2")
+        assert seen.page.is_hidden("#trouble")
+
+
+@needs_chromium
+def test_without_a_database_the_page_shows_how_to_get_reports(tmp_path: Path) -> None:
+    with serving(disagreement_routes(tmp_path)) as port, chromium() as browser:
+        seen = Visit(browser, f"http://127.0.0.1:{port}/disagreements")
+        seen.until("!document.querySelector('#none').hidden")
+        assert seen.page.is_hidden("#trouble")
 
 
 def test_a_span_that_is_too_long_is_refused(folder: Path) -> None:

@@ -20,7 +20,7 @@ from framegate.pipeline.review.projector import projected
 from framegate.pipeline.review.verdicts import poisson_interval
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes
-from framegate.pipeline.web.episodes import episode_routes
+from framegate.pipeline.web.review.episodes import episode_routes
 from tests.support.runs import DEADLINE_S
 from tests.support.said import BEGAN, Sayer, change, moment
 from tests.support.web_server import serving

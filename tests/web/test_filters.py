@@ -19,9 +19,9 @@ from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.web.episodes import episode_routes
-from framegate.pipeline.web.filters import filter_routes, still_place
-from framegate.pipeline.web.rules import rule_routes
+from framegate.pipeline.web.control.filters import filter_routes, still_place
+from framegate.pipeline.web.control.rules import rule_routes
+from framegate.pipeline.web.review.episodes import episode_routes
 from tests.support import said
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.run_filters import RunFilters

@@ -12,7 +12,7 @@ import pytest
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.web.frames import LastFrame, LastFrames
+from framegate.pipeline.web.pictures.frames import LastFrame, LastFrames
 from framegate.stages.draw.pictures import as_jpeg
 from tests.support.published import result
 from tests.support.studio import FORM, SLOTS, Studio, decoded, grey_of, object_of

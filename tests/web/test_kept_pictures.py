@@ -21,10 +21,10 @@ from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.visit_rows import all_visits
 from framegate.pipeline.review.visits import mark_visit
 from framegate.pipeline.system.loading import load_builtin
-from framegate.pipeline.web.episodes import episode_routes
-from framegate.pipeline.web.recorded_pictures import RecordedPictures
-from framegate.pipeline.web.recordings import recording_routes
-from framegate.pipeline.web.visits import visit_routes
+from framegate.pipeline.web.recordings.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.recordings.recordings import recording_routes
+from framegate.pipeline.web.review.episodes import episode_routes
+from framegate.pipeline.web.review.visits import visit_routes
 from framegate.stages.draw.pictures import recorded_jpeg
 from tests.support.recorded import record, segments, write_both
 from tests.support.runs import DEADLINE_S, wait_until

@@ -20,8 +20,9 @@ from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.review.teach import FilterOffer, switch_on
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.web.episodes import episode_routes
-from framegate.pipeline.web.filters import filter_routes
+from framegate.pipeline.web.control.filters import filter_routes
+from framegate.pipeline.web.review.episodes import episode_routes
+from framegate.pipeline.web.review.unseen import unseen_routes
 from tests.support import said
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.run_filters import RunFilters
@@ -71,6 +72,7 @@ def url(
         Route("/snapshot/{source}.jpg", _nothing),
         *filter_routes(tmp_path, store.url, filters.ask),
         *episode_routes(tmp_path, store.url),
+        *unseen_routes(tmp_path, dict),
     ]
     with serving(routes) as port:
         yield f"http://127.0.0.1:{port}"

@@ -15,7 +15,7 @@ from framegate.pipeline.contracts.errors import NoReply
 from framegate.pipeline.contracts.likeness import NUMBERS, Likeness
 from framegate.pipeline.contracts.live_config import ConfigRequest, EditableConfig
 from framegate.pipeline.web.api import api_routes
-from framegate.pipeline.web.like_rules import like_routes
+from framegate.pipeline.web.control.like_rules import like_routes
 from tests.support.live_config import AnsweringConfig
 from tests.support.runs import DEADLINE_S
 from tests.support.web_server import serving

@@ -28,11 +28,11 @@ from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes
-from framegate.pipeline.web.frames import LastFrames
+from framegate.pipeline.web.control.rules import rule_routes
 from framegate.pipeline.web.limits import AtOnce, Refusal, Streamed, WebLimits, posted, refused
-from framegate.pipeline.web.picture_routes import picture_routes
-from framegate.pipeline.web.recordings import recording_routes
-from framegate.pipeline.web.rules import rule_routes
+from framegate.pipeline.web.pictures.frames import LastFrames
+from framegate.pipeline.web.pictures.picture_routes import picture_routes
+from framegate.pipeline.web.recordings.recordings import recording_routes
 from framegate.stages.draw.pictures import as_jpeg
 from tests.support.footage import steady, write_scene
 from tests.support.own_servers import free_port

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,9 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from framegate.pipeline.config.snooze import Snooze
 from framegate.pipeline.web.api import api_routes
-from framegate.pipeline.web.live_config import config_routes
+from framegate.pipeline.web.control.live_config import config_routes
 from tests.support.live_config import AnsweringConfig
 from tests.support.runs import DEADLINE_S
 from tests.support.web_server import serving
@@ -175,6 +179,57 @@ def test_a_profile_is_switched_without_a_digest_or_an_entry_in_the_history(edito
     refused = editor.post("profile", {"profile": "awy"})
     assert refused.status_code == 400
     assert "did you mean away?" in refused.json()["error"]
+
+
+def test_a_snooze_is_written_made_shorter_ended_and_undone(editor: Editor) -> None:
+    began = time.time()
+    first = editor.see()
+    answer = editor.post("snooze", {"rule": "visitor", "for_s": 1800})
+    assert answer.status_code == 200, answer.text
+    text = answer.json()["tables"]["events"]["rules"]["visitor"]["snoozed"]
+    assert editor.text == FILE.replace('area = "porch"\n', f'area = "porch"\nsnoozed = "{text}"\n')
+    snoozed = Snooze.read(text)
+    assert began < snoozed.since <= time.time() + 3
+    assert began + 1800 <= snoozed.until <= time.time() + 1801
+    assert answer.json()["versions"] == first["versions"], "its episodes are those of the same rule"
+    undone = editor.post("undo", {"digest": answer.json()["digest"]})
+    assert editor.text == FILE, undone.text
+
+    # An active snooze keeps its begin, so that a replay finds all of it.
+    old = Snooze(math.floor(began) - 600.0, math.floor(began) + 600.0)
+    editor.file.write_text(f'{FILE}[events]\nsnoozed = "{old.text}"  # lunch\n', encoding="utf-8")
+    editor.post("snooze", {"for_s": 7200})
+    longer = tomllib.loads(editor.text)["events"]["snoozed"]
+    assert Snooze.read(longer).since == old.since
+    assert Snooze.read(longer).until >= began + 7200
+    editor.post("snooze", {"for_s": 0})
+    ended = Snooze.read(tomllib.loads(editor.text)["events"]["snoozed"])
+    assert ended.since == old.since
+    assert began < ended.until <= time.time() + 3
+    assert "# lunch" in editor.text
+    before = editor.text
+    assert editor.post("snooze", {"source": "door", "for_s": 0}).status_code == 200
+    assert editor.text == before, "there is no snooze to end"
+    editor.post("snooze", {"source": "door"})
+    assert list(tomllib.loads(editor.text)["events"]["snoozed_sources"]) == ["door"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "fault"),
+    [
+        ({"rule": "visitr"}, "has no such rule; did you mean visitor?"),
+        ({"rule": "door"}, "has no such rule; it is a source"),
+        ({"source": "yard"}, "the run has no such source; it has door"),
+        ({"rule": "visitor", "source": "door"}, "name one of them"),
+        ({"for_s": 0.5}, "it must end at least 3 s from now"),
+        ({"for_s": -1}, "for_s"),
+        ({"for_s": 1e12}, "for_s"),
+    ],
+)
+def test_a_wrong_snooze_is_refused(editor: Editor, wish: dict[str, Any], fault: str) -> None:
+    refused = editor.post("snooze", wish)
+    assert (refused.status_code, editor.text) == (400, FILE)
+    assert fault in refused.json()["error"]
 
 
 def test_an_edit_by_hand_waits_for_a_reload(editor: Editor) -> None:

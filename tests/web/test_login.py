@@ -6,25 +6,36 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.system.ports import listening_at
-from framegate.pipeline.web.access import TrustedProxies, guarded
-from framegate.pipeline.web.accounts import AccountFile, digest_of, read_accounts
+from framegate.pipeline.web.accounts.access import TrustedProxies, guarded
+from framegate.pipeline.web.accounts.accounts import AccountFile, digest_of, read_accounts
+from framegate.pipeline.web.accounts.login import login_routes
+from framegate.pipeline.web.accounts.sessions import (
+    MAX_ACCOUNT_FAILURES,
+    MAX_FAILURES,
+    MAX_NETWORK_FAILURES,
+    WINDOW_S,
+    Failures,
+    KnownBrowser,
+    Sessions,
+    limits_of,
+)
 from framegate.pipeline.web.connections import RequestLimit
-from framegate.pipeline.web.limits import LIMITS
-from framegate.pipeline.web.login import login_routes
-from framegate.pipeline.web.pages import page
+from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal
+from framegate.pipeline.web.pages.pages import page
 from framegate.pipeline.web.route_table import with_doors
-from framegate.pipeline.web.sessions import MAX_FAILURES, WINDOW_S, Failures, Sessions
 from tests.support.browsers import Visit, chromium, needs_chromium
-from tests.support.commands import framegate
+from tests.support.commands import Ended, framegate
 from tests.support.runs import DEADLINE_S
 from tests.support.web_server import serving_app
 from tests.support.whole_port import fill, whole_port
@@ -54,7 +65,9 @@ def served(file: Path, proxies: TrustedProxies | None = None) -> Iterator[httpx.
     """A port with these accounts and the pages that they log in to."""
     accounts = AccountFile(file)
     sessions = Sessions("a key", digest_of(RUN_TOKEN.encode()), accounts)
-    app = Starlette(routes=with_doors([*login_routes(sessions), page("/", "page.html", "")]))
+    app = Starlette(
+        routes=with_doors([*login_routes(sessions), page("/", "pictures/page.html", "")])
+    )
     listening = listening_at("127.0.0.1", 0)
     # The limit marks a connection as needed: without it, a login that takes 10 s is cut off.
     limited = RequestLimit(app, LIMITS.requests)
@@ -90,7 +103,11 @@ def test_a_browser_is_sent_to_the_login_page_and_a_program_is_not(client: httpx.
 def test_a_session_is_its_account_until_it_ends(client: httpx.Client) -> None:
     entered = login(client, "porter", PASSWORD)
     assert entered.status_code == 200
-    cookie = entered.headers["set-cookie"]
+    cookie, known = entered.headers.get_list("set-cookie")
+    assert re.fullmatch(
+        r"framegate_[0-9a-f]{8}_known=[\w.-]+; Path=/; Max-Age=34560000; HttpOnly; SameSite=Lax",
+        known,
+    )
     assert re.fullmatch(
         r"framegate_[0-9a-f]{8}=[\w.-]+; Path=/; Max-Age=43200; HttpOnly; SameSite=Lax", cookie
     )
@@ -108,7 +125,7 @@ def test_a_session_is_its_account_until_it_ends(client: httpx.Client) -> None:
 
 def test_a_changed_cookie_is_refused(client: httpx.Client) -> None:
     login(client, "porter", PASSWORD)
-    [(name, value)] = client.cookies.items()
+    (name, value), _known_browser = client.cookies.items()
     client.cookies.clear()
     for changed in (value[:-1], value[1:], value + "x", "", "a.b.c", "x" * 4000):
         answer = client.get("/api/v1/account", headers={"Cookie": f"{name}={changed}"})
@@ -134,16 +151,56 @@ def test_failed_logins_are_slowed_down(client: httpx.Client) -> None:
     assert "try again in" in slowed.json()["error"]
 
 
-def test_failures_count_by_address_and_in_all() -> None:
+def test_failures_count_by_address_network_and_account() -> None:
     failures = Failures()
+
+    def wait_s(name: str, address: str, now: float) -> float:
+        return failures.wait_s(limits_of(name, address, None), now)
+
     for second in range(MAX_FAILURES):
-        failures.add("2001:db8::1", float(second))
-    assert failures.wait_s("2001:db8::ffff", 5.0) == WINDOW_S - 5.0, "of the same /64"
-    assert failures.wait_s("2001:db8:0:1::1", 5.0) == 0.0
-    assert failures.wait_s("2001:db8::1", WINDOW_S + 0.5) == 0.0
-    for n in range(30):
-        failures.add(f"192.0.2.{n}", 10.0)
-    assert failures.wait_s("203.0.113.9", 20.0) == WINDOW_S - 10.0
+        failures.add(limits_of("guard", "2001:db8::1", None), float(second))
+    assert wait_s("other", "2001:db8::ffff", 5.0) == WINDOW_S - 5.0, "of the same /64"
+    assert wait_s("other", "2001:db8:0:1::1", 5.0) == 0.0
+    assert wait_s("other", "2001:db8::1", WINDOW_S + 0.5) == 0.0
+    for n in range(MAX_NETWORK_FAILURES - MAX_FAILURES):
+        failures.add(limits_of("porter", f"2001:db8:0:{n + 1:x}::1", None), 4.0)
+    assert wait_s("other", "2001:db8:0:ff::1", 5.0) == WINDOW_S - 5.0, "of the same /48"
+    assert wait_s("other", "2001:db8:1::1", 5.0) == 0.0
+    for n in range(MAX_ACCOUNT_FAILURES):
+        failures.add(limits_of("guard", f"192.0.2.{n}", None), 10.0)
+    assert wait_s("guard", "203.0.113.9", 20.0) == WINDOW_S - 10.0
+    assert wait_s("porter", "203.0.113.9", 20.0) == 0.0, "the other accounts do not wait"
+    known = limits_of("guard", "192.0.2.1", KnownBrowser("guard", "its id"))
+    assert failures.wait_s(known, 20.0) == 0.0
+
+
+def test_a_known_browser_and_a_token_are_not_locked_out(client: httpx.Client) -> None:
+    """By those who guess at the same address."""
+    assert login(client, "porter", PASSWORD).status_code == 200
+    known = {name: value for name, value in client.cookies.items() if name.endswith("_known")}
+    assert len(known) == 1
+    client.cookies.clear()
+    for _ in range(MAX_FAILURES):
+        assert login(client, "porter", "a wrong password").status_code == 403
+    assert login(client, "porter", PASSWORD).status_code == 429
+    assert login(client, "admin", RUN_TOKEN).status_code == 200
+    client.cookies.clear()
+    client.cookies.update(known)
+    assert login(client, "guard", PASSWORD).status_code == 429, "it is known for one account only"
+    for _ in range(MAX_FAILURES):
+        assert login(client, "porter", "a wrong password").status_code == 403
+    assert login(client, "porter", PASSWORD).status_code == 429, "it has a limit too"
+
+
+def test_one_address_takes_some_places_for_logins_only() -> None:
+    places = AtOnce(3, "logins", of_address=2)
+    with places.taken("192.0.2.1"), places.taken("192.0.2.1"):
+        with pytest.raises(Refusal, match="all 2 logins at once of one address"):
+            places.taken("192.0.2.1").__enter__()
+        with places.taken("192.0.2.2"), pytest.raises(Refusal, match="all 3 logins at once"):
+            places.taken("192.0.2.3").__enter__()
+    with places.taken("192.0.2.1"):
+        pass
 
 
 def test_a_new_password_and_a_removed_account_end_sessions(tmp_path: Path, file: Path) -> None:
@@ -177,11 +234,39 @@ def test_a_trusted_proxy_names_the_user_and_others_do_not(file: Path) -> None:
         assert client.get("/api/v1/account").status_code == 401
         foreign = {**asked, "Origin": "https://other.example"}
         assert client.post("/api/v1/logout", json={}, headers=foreign).status_code == 403
+        ours = {**foreign, "X-Forwarded-Host": "other.example"}
+        assert client.post("/api/v1/logout", json={}, headers=ours).status_code == 200
         secure = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7, 192.0.2.9"}
         entered = client.post(
             "/api/v1/login", json={"name": "guard", "password": PASSWORD}, headers=secure
         )
         assert entered.headers["set-cookie"].endswith("; Secure")
+
+
+def test_only_a_trusted_proxy_names_the_host_of_its_pages(file: Path) -> None:
+    page_of = {"Origin": "https://other.example", "X-Forwarded-Host": "other.example"}
+    with served(file, TrustedProxies(("10.0.0.0/8",))) as client:
+        login(client, "guard", PASSWORD)
+        assert client.post("/api/v1/logout", json={}, headers=page_of).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("10.0.0.9", ["203.0.113.7, 192.0.2.9"], "192.0.2.9"),
+        ("10.0.0.9", ["203.0.113.7", "192.0.2.9"], "192.0.2.9"),
+        ("::ffff:10.0.0.9", ["::ffff:192.0.2.9"], "192.0.2.9"),
+        ("10.0.0.9", [], "10.0.0.9"),
+        ("::ffff:203.0.113.7", ["192.0.2.9"], "203.0.113.7"),
+        ("2001:db8::7", ["192.0.2.9"], "2001:db8::7"),
+    ],
+)
+def test_the_address_of_a_browser_is_the_one_that_the_proxy_saw(
+    peer: str, forwarded: list[str], address: str
+) -> None:
+    headers = Headers(raw=[(b"x-forwarded-for", each.encode()) for each in forwarded])
+    proxies = TrustedProxies(("10.0.0.0/8",))
+    assert proxies.client_of({"client": (peer, 1000)}, headers)[0] == address
 
 
 # -- The command.
@@ -209,6 +294,24 @@ def test_an_account_is_added_listed_and_removed(tmp_path: Path) -> None:
     assert written.read_text(encoding="utf-8").split() == (
         ["#", "the", "wall", "in", "the", "hall", "[other]", "role", "=", '"admin"']
     )
+
+
+def test_accounts_that_are_added_at_once_are_all_in_the_file(tmp_path: Path) -> None:
+    names = [f"wall{n}" for n in range(6)]
+    file = str(tmp_path / "accounts.toml")
+
+    def add(name: str) -> Ended:
+        folder = tmp_path / name
+        folder.mkdir()
+        return framegate(folder, "account", "add", name, "--file", file)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        added = list(pool.map(add, names))
+    assert [each.code for each in added] == [0] * len(names), added
+    accounts = read_accounts(Path(file))
+    assert {name: account.token for name, account in accounts.items()} == {
+        name: digest_of(each.out.strip().encode()) for name, each in zip(names, added, strict=True)
+    }
 
 
 def test_a_file_of_accounts_keeps_its_owner_and_its_link(tmp_path: Path) -> None:

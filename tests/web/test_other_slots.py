@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 import pytest
 from starlette.requests import Request
 
-from framegate.pipeline.web import fleet
-from framegate.pipeline.web.fleet import whole_parts
-from framegate.pipeline.web.forward import Forwarder, OtherHost
+from framegate.pipeline.web.fleet import fleet
+from framegate.pipeline.web.fleet.fleet import whole_parts
+from framegate.pipeline.web.fleet.forward import Forwarder, OtherHost
+from framegate.pipeline.web.fleet.other_slots import joined
 from framegate.pipeline.web.limits import Refusal
-from framegate.pipeline.web.other_slots import joined
 
 PARTS = [
     b'{"source":"north","position":"1-1","bytes":5}\n\xff\xd8\n\n\n',
@@ -48,6 +48,11 @@ def test_a_part_that_is_too_large_is_refused(
     monkeypatch.setattr(fleet, "PART_BYTES", 100)
     with pytest.raises(ValueError, match="more than 100 bytes"):
         all_of(lambda: whole_parts(some(pieces)))
+
+
+def test_a_part_of_negative_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="bytes"):
+        all_of(lambda: whole_parts(some([b'{"bytes":-13}\n'])))
 
 
 def test_streams_are_joined_until_all_end_or_a_source_has_moved() -> None:

@@ -16,14 +16,14 @@ from starlette.routing import Route
 
 from framegate.pipeline.contracts.drops import BURST, DROPPED, REPLACED
 from framegate.pipeline.contracts.results import Reason
-from framegate.pipeline.web.pages import html_of
+from framegate.pipeline.web.pages.pages import html_of
 from framegate.stages.draw.pictures import Pictures
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.servers import server
 from tests.support.studio import Studio
 from tests.support.web_server import serving
 
-PAGE = html_of("page.html")
+PAGE = html_of("pictures/page.html")
 EVIL = '<img src="http://example.com/x" onerror="document.title=1"><b>unreachable</b>'
 
 

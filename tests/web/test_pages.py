@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.web.pages import html_of
+from framegate.pipeline.review.unseen import WHY_NOT_WATCHED
+from framegate.pipeline.web.pages.pages import html_of
 
 PAGES = (
-    "page.html", "review.html", "recordings.html", "rules.html", "visits.html", "unseen.html"
+    "pictures/page.html", "review/review.html", "recordings/recordings.html", "control/rules.html",
+    "review/visits.html", "review/unseen.html"
 )  # fmt: skip
 
 
@@ -22,7 +25,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-@pytest.mark.parametrize("file", [*PAGES, "disagreements.html"])
+@pytest.mark.parametrize("file", [*PAGES, "review/disagreements.html"])
 def test_every_text_can_be_read(file: str, scheme: int) -> None:
     palettes = re.findall(r":root \{(.*?)\}", html_of(file), re.DOTALL)
     assert len(palettes) == 2, "a page has no colours of its own"
@@ -44,5 +47,10 @@ def test_each_page_leads_to_the_others_and_says_which_it_is(file: str) -> None:
         ("./", "Live"), ("review", "Review"), ("recordings", "Recordings"), ("rules", "Rules"),
         ("visits", "Visits"), ("unseen", "Not seen")
     ]  # fmt: skip
-    here = "./" if file == "page.html" else file.removesuffix(".html")
+    here = "./" if file == "pictures/page.html" else Path(file).stem
     assert [to for to, current, _ in links if current] == [here]
+
+
+def test_pages_name_the_reasons_of_times_that_were_not_watched_as_the_command_does() -> None:
+    words = html_of("review/unseen.html").partition("const NOT_WATCHED = {")[2].partition("};")[0]
+    assert dict(re.findall(r'(\w+): "([^"]+)"', words)) == WHY_NOT_WATCHED

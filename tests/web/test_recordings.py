@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from starlette.datastructures import QueryParams
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
@@ -20,8 +21,9 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.openapi import document
-from framegate.pipeline.web.recorded_pictures import RecordedPictures
-from framegate.pipeline.web.recordings import recording_routes
+from framegate.pipeline.web.recordings.asked import is_fixed
+from framegate.pipeline.web.recordings.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.recordings.recordings import recording_routes
 from framegate.stages.draw.pictures import recorded_jpeg
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.footage import scene, write_sizes
@@ -208,6 +210,14 @@ def test_of_a_run_that_records_nothing_there_is_nothing(tmp_path: Path) -> None:
         assert httpx.get(url).json() == []
         assert httpx.get(f"{url}/gate").status_code == 404
     assert not (tmp_path / FOLDER).exists()
+
+
+@pytest.mark.parametrize(
+    ("query", "is_same_later"),
+    [("at=1790000000.5", True), ("epoch=1&pts=2", True), ("at=15m", False), ("at=10:30", False)],
+)
+def test_only_a_picture_of_a_fixed_time_may_be_cached(query: str, is_same_later: bool) -> None:
+    assert is_fixed(QueryParams(query)) == is_same_later
 
 
 def test_a_picture_is_what_was_seen_then(api: httpx.Client, data: Path) -> None:

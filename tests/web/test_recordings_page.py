@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from framegate.pipeline.recording.recorder_states import RecordingGap
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.system.loading import load_builtin
-from framegate.pipeline.web.episodes import episode_routes
-from framegate.pipeline.web.recorded_pictures import RecordedPictures
-from framegate.pipeline.web.recordings import recording_routes
-from framegate.pipeline.web.thumbnails import Thumbnails, thumbnail_routes
-from framegate.pipeline.web.unseen import unseen_routes
-from framegate.pipeline.web.visits import visit_routes
+from framegate.pipeline.web.recordings.recorded_pictures import RecordedPictures
+from framegate.pipeline.web.recordings.recordings import recording_routes
+from framegate.pipeline.web.recordings.thumbnails import Thumbnails, thumbnail_routes
+from framegate.pipeline.web.review.episodes import episode_routes
+from framegate.pipeline.web.review.unseen import unseen_routes
+from framegate.pipeline.web.review.visits import visit_routes
 from framegate.stages.draw.pictures import recorded_jpeg, thumbnail_jpeg
 from tests.support import said
 from tests.support.browsers import Visit, chromium, needs_chromium
@@ -82,7 +83,8 @@ def url(data: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     writer.close()
     projection = Projection(data / FILE)
     projection.take(sayer.said())
-    projection.watch([Watched("gate", 1, noon(), noon() + 7200)])
+    refused = "permission: rtsp://gate/: the login was refused"
+    projection.watch([Watched("gate", 1, noon(), noon() + 7200, refused)])
     projection.close()
     sayer.client.close()
     thumbnails = Thumbnails(data, thumbnail_jpeg)
@@ -152,6 +154,21 @@ def test_a_day_is_looked_through_played_and_exported(
 
 
 @needs_chromium
+def test_a_marked_time_is_exact_in_an_hour_that_a_change_of_the_clocks_repeats(
+    browser: Any, url: str
+) -> None:
+    context = browser.new_context(timezone_id="Europe/Berlin")
+    page = context.new_page()
+    page.goto(url)
+    # 02:30 of summer time and, an hour later, 02:30 of winter time
+    summer = datetime(2026, 10, 25, 0, 30, tzinfo=UTC).timestamp()
+    page.evaluate(f"mark('from', {summer}), mark('to', {summer + 3600 + 0.5})")
+    assert [page.input_value(f"#{each}") for each in ("from", "to")] == ["02:30:00"] * 2
+    assert page.evaluate("[time_in('from'), time_in('to')]") == [summer, summer + 3600]
+    context.close()
+
+
+@needs_chromium
 def test_keys_move_along_the_day_and_say_what_there_is(browser: Any, url: str) -> None:
     visit = Visit(browser, f"{url}{of_noon()}")
     visit.until("document.querySelectorAll('#lanes .lane').length === 2")
@@ -159,6 +176,10 @@ def test_keys_move_along_the_day_and_say_what_there_is(browser: Any, url: str) -
     said_at = "document.activeElement.getAttribute('aria-valuetext')"
     visit.page.keyboard.press("Home")
     assert visit.look(said_at) == "00:00:00, not watched: no frames of this camera"
+    visit.page.keyboard.press("End")
+    refused = "not watched: the camera refused the login (rtsp://gate/: the login was refused)"
+    assert visit.look(said_at) == f"23:59:59, {refused}"
+    visit.page.keyboard.press("Home")
     for _ in range(12):
         visit.page.keyboard.press("PageUp")
     assert visit.look(said_at) == "12:00:00, recorded"
@@ -177,6 +198,12 @@ def test_it_fits_any_screen(browser: Any, url: str, width: int) -> None:
     visit = Visit(browser, f"{url}{of_noon()}&source=gate&at={noon() + 75}", width)
     visit.until("document.querySelectorAll('#film img').length > 0")
     visit.until("document.querySelectorAll('#episodes button').length === 1")
+    away, gap = visit.page.locator("#unseen button").all_inner_texts()
+    assert away.startswith("14:00:00 ")
+    assert away.endswith(
+        "not watched: the camera refused the login (rtsp://gate/: the login was refused)"
+    )
+    assert gap == "12:00:10 60.0 s · not recorded: the disk was full"
     assert visit.look("document.documentElement.scrollWidth") <= width
     assert visit.faults == []
     visit.close()
@@ -191,7 +218,7 @@ def test_what_was_not_seen_is_listed_with_links_to_its_time(
     visit.until("document.querySelectorAll('#sums tbody tr').length === 2")
     rows = [row.inner_text() for row in visit.page.locator("#sums tbody tr").all()]
     away, gap = (" ".join(row.split()) for row in rows)
-    assert away.startswith("gate not watched: no frames: the camera was away")
+    assert away.startswith("gate not watched: the camera refused the login")
     assert gap == "gate not recorded: the disk was full 60.0 s 1"
     assert visit.look("document.documentElement.scrollWidth") <= width
     visit.page.locator("#times a").last.click()

@@ -19,8 +19,9 @@ from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes
-from framegate.pipeline.web.episodes import episode_routes
-from framegate.pipeline.web.filters import filter_routes
+from framegate.pipeline.web.control.filters import filter_routes
+from framegate.pipeline.web.review.episodes import episode_routes
+from framegate.pipeline.web.review.unseen import unseen_routes
 from tests.support import said
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.run_filters import RunFilters
@@ -96,6 +97,7 @@ def url(
         *api_routes(store.url, lambda: ["door", "yard"]),
         *filter_routes(tmp_path, store.url, RunFilters("door").ask),
         *episode_routes(tmp_path, store.url),
+        *unseen_routes(tmp_path, dict),
     ]
     with serving(routes) as port:
         yield f"http://127.0.0.1:{port}/review"

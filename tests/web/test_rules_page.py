@@ -16,11 +16,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from framegate.pipeline.config.read_events import read_events
+from framegate.pipeline.config.snooze import Snooze
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.web.live_config import config_routes
-from framegate.pipeline.web.rules import rule_routes
+from framegate.pipeline.web.control.live_config import config_routes
+from framegate.pipeline.web.control.rules import rule_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.live_config import AnsweringConfig
 from tests.support.runs import DEADLINE_S
@@ -238,6 +239,31 @@ def test_rules_are_saved_moved_renamed_switched_and_undone_on_the_page(
     listed(visit, 1)
     assert events_of(file)["profile"] == "away"
     assert set(events_of(file)["rules"]) == {"old"}
+    assert visit.look("document.documentElement.scrollWidth") <= width
+    visit.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_rule_a_source_and_all_rules_are_snoozed_on_the_page(
+    browser: Any, editable: tuple[str, Path], width: int
+) -> None:
+    url, file = editable
+    visit = Visit(browser, f"{url}/rules", width)
+    listed(visit, 1)
+    visit.page.select_option("#long", "3600")
+    visit.page.click("[aria-label='Snooze old']")
+    visit.page.wait_for_selector("[aria-label='End snooze old']")
+    snoozed = Snooze.read(events_of(file)["rules"]["old"]["snoozed"])
+    assert 3590 < snoozed.until - snoozed.since <= 3600
+    assert "snoozed until" in visit.page.inner_text("#rules")
+    visit.page.click("#quiet_source")
+    visit.until("document.getElementById('quiet_source').innerText.startsWith('End snooze')")
+    visit.page.click("#quiet_all")
+    visit.until("document.getElementById('quiet_all').innerText.startsWith('End snooze')")
+    assert list(events_of(file)["snoozed_sources"]) == ["door"]
+    visit.page.click("[aria-label='End snooze old']")
+    visit.page.wait_for_selector("[aria-label='Snooze old']")
     assert visit.look("document.documentElement.scrollWidth") <= width
     visit.close()
 

@@ -13,8 +13,13 @@ from collections.abc import Iterator
 import pytest
 
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.web.frames import LastFrame, LastFrames
-from framegate.pipeline.web.picture_routes import FPS, SharedPictures, Shown, picture_routes
+from framegate.pipeline.web.pictures.frames import LastFrame, LastFrames
+from framegate.pipeline.web.pictures.picture_routes import (
+    FPS,
+    SharedPictures,
+    Shown,
+    picture_routes,
+)
 from framegate.stages.draw.pictures import as_jpeg
 from tests.support.runs import wait_until
 from tests.support.studio import FORM, KNOWN, Studio, decoded

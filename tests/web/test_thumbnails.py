@@ -16,7 +16,7 @@ import pytest
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.web.limits import Refusal
-from framegate.pipeline.web.thumbnails import MAX_WAITING, Thumbnails, thumbnail_routes
+from framegate.pipeline.web.recordings.thumbnails import MAX_WAITING, Thumbnails, thumbnail_routes
 from framegate.stages.draw.pictures import thumbnail_jpeg
 from tests.support.footage import scene
 from tests.support.recorded import add_segment, record, segments, write_both

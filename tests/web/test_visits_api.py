@@ -14,7 +14,7 @@ from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.web.api import api_routes
-from framegate.pipeline.web.visits import visit_routes
+from framegate.pipeline.web.review.visits import visit_routes
 from tests.support.runs import DEADLINE_S
 from tests.support.said import visit
 from tests.support.web_server import serving

@@ -20,8 +20,8 @@ from framegate.pipeline.recording.changed_parts import PART_BYTES
 from framegate.pipeline.recording.changed_parts_writer import ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
-from framegate.pipeline.web.like_rules import like_routes
-from framegate.pipeline.web.visits import visit_routes
+from framegate.pipeline.web.control.like_rules import like_routes
+from framegate.pipeline.web.review.visits import visit_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.live_config import AnsweringConfig
 from tests.support.said import moment, visit
@@ -35,8 +35,17 @@ state = "lost"
 """
 
 
-def sources(_: Request) -> Response:
-    return JSONResponse([{"source": "door"}])
+class Sources:
+    """The list of sources; `away`: how many requests get no answer before that."""
+
+    def __init__(self) -> None:
+        self.away = 0
+
+    def __call__(self, _: Request) -> Response:
+        if self.away:
+            self.away -= 1
+            return JSONResponse({"error": "the supervisor is silent"}, 503)
+        return JSONResponse([{"source": "door"}])
 
 
 def no_picture(_: Request) -> Response:
@@ -44,7 +53,12 @@ def no_picture(_: Request) -> Response:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
+def sources() -> Sources:
+    return Sources()
+
+
+@pytest.fixture
+def url(tmp_path: Path, sources: Sources) -> Iterator[str]:
     """Thirty visits, every third a car to the left; the upper left corner changed twice."""
     visits = []
     for n in range(30):
@@ -69,7 +83,7 @@ def url(tmp_path: Path) -> Iterator[str]:
     file = tmp_path / "pipeline.toml"
     file.write_text(CONFIG, encoding="utf-8")
     routes = [
-        Route("/api/v1/sources", sources),
+        Route("/api/v1/sources", sources.__call__),
         Route("/snapshot/{source}.jpg", no_picture),
         *visit_routes(tmp_path),
         *like_routes(str(file), AnsweringConfig(file).ask),
@@ -162,3 +176,14 @@ def _switch_on_and_off(seen: Visit, file: Path, rule: dict[str, Any]) -> None:
     assert "next start" not in seen.page.inner_text("#state")
     seen.page.click("#found li[data-id='door/1-1500/16'] .yes")  # undo
     seen.until("document.querySelector('#count').innerText === '5 alike, 1 not'")
+
+
+@needs_chromium
+def test_the_page_tries_again_until_framegate_answers(url: str, sources: Sources) -> None:
+    sources.away = 1
+    with chromium() as browser:
+        seen = Visit(browser, url)
+        seen.until("document.querySelector('#trouble').innerText.includes('silent; trying again')")
+        seen.until("document.querySelectorAll('#found li').length === 30")
+        assert seen.page.is_hidden("#trouble")
+        assert seen.page.input_value("#source") == "door"

@@ -1,1 +1,1 @@
-"""The commands `models add` and `models get`."""
+"""Commands that add, list and use models of a user."""

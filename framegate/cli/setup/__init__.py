@@ -1,1 +1,1 @@
-"""Cameras and this machine before a run, for `init` and `check`: probes, capacity, a new file."""
+"""The commands `init` and `check`, their probes of cameras, and the capacity of this machine."""

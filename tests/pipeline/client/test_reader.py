@@ -8,7 +8,7 @@ import pytest
 import redis
 from redis.exceptions import AskError, MovedError
 
-from framegate.pipeline.client.follower import Follower
+from framegate.pipeline.client.follower import Follower, count_of_each
 from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.reader import ASK_AGAIN_S, Leg, Legs, Reader
 from framegate.pipeline.contracts import keys, records
@@ -110,3 +110,21 @@ def test_a_wait_that_is_cancelled_loses_nothing_that_came() -> None:
 def test_only_results_of_a_group_are_acknowledged() -> None:
     with pytest.raises(ValueError, match="ack: this subscription has no group"):
         next(reader().ack(result("door", 1, 0)))
+
+
+@pytest.mark.parametrize(("streams", "count"), [(1, "64"), (128, "64"), (400, "20"), (10_000, "4")])
+def test_a_reply_has_a_bounded_number_of_entries_of_all_streams_together(
+    streams: int, count: str
+) -> None:
+    """8,192 of up to 2,048 streams. More streams have 4 each, so that each is read."""
+    assert count_of_each(streams) == count
+
+
+def test_a_member_of_a_group_takes_as_few_entries_of_each_of_many_streams() -> None:
+    names = [f"s{number}" for number in range(400)]
+    legs = Reader(URL, GroupFollower(None, "earliest", Consumer("g", "c", 60.0)), 60.0).next()
+    next(legs)
+    assert len(legs.send([b"identity", [name.encode() for name in names]]).commands) == 400
+    [read] = legs.send([b"OK"] * 400).commands
+    assert read[0] == "XREADGROUP"
+    assert read[read.index("COUNT") + 1] == "20"

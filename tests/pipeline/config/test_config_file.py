@@ -21,37 +21,15 @@ from framegate.pipeline.config.config_file import (
 )
 from framegate.pipeline.config.toml_edit import with_lines, with_value
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.system import replaced_file
+from tests.support.edited_file import DARK, FILE, LOST
 
-DARK = ("events", "rules", "dark")
-LOST = '[events.rules.dark]\n# a comment of the rule\nwhen = "state"\nstate = "lost"\n'
 PATHS = ["events.rules.dark"]
 HISTORY = ".pipeline.toml.history"
 
 
 def add_dark(file: ConfigFile) -> str:
     return with_lines(file.text, DARK, LOST)
-
-
-FILE = """\
-# my cameras
-[sources.gate]
-url = "gate.mp4"  # the front
-
-[events.areas.door]
-points = [
-  [0.1, 0.1],
-  [0.9, 0.1],
-  [0.5, 0.9]
-]
-
-[events.rules.visitor]
-when = "inside"
-area = "door"
-
-# the gate is off: it is dark there
-[gate]
-mode = "off"
-"""
 
 
 def test_a_file_is_changed_once_for_each_look(tmp_path: Path) -> None:
@@ -183,7 +161,7 @@ def test_what_a_killed_process_left_is_used_up(file: ConfigFile) -> None:
 def test_a_file_that_stays_locked_is_refused(
     file: ConfigFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config_file, "_LOCK_S", 0.0)
+    monkeypatch.setattr(replaced_file, "_LOCK_S", 0.0)
     with file.path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(ConfigFaults, match="another program has locked it"):

@@ -26,6 +26,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAD_SECRET", "Hunter2-short")
     monkeypatch.setenv("HOOK_URL", "https://viewer:Hunter2@hooks.example/in")
     monkeypatch.setenv("BAD_URL", "redis://viewer:Hunter2@hooks.example")
+    monkeypatch.setenv("CUT_URL", "https://viewer:Hunter2/9@hooks.example/in")
 
 
 def read(*lines: str, events: str = EVENTS) -> Config:
@@ -73,9 +74,11 @@ def test_a_sink_is_read() -> None:
         ((*HOOK, 'sources = ["Front door"]'), "'Front door': not a name"),
         ((HOOK[0], 'url = "hooks.example"', HOOK[2]), "sinks.office.url: not a URL"),
         ((HOOK[0], 'url_env = "BAD_URL"', HOOK[2]), "redis:// does not fit kind webhook"),
+        ((HOOK[0], 'url_env = "CUT_URL"', HOOK[2]), "In a password, write / as %2F"),
+        ((HOME[0], 'url = "mqtt://broker.example:99999"'), "its port is no number up to 65535"),
         ((HOOK[0], 'url_env = "NO_URL"', HOOK[2]), "this environment variable is not set"),
         ((*HOOK[:2], 'secret_env = "BAD_SECRET"'), "24 to 64 bytes in base64"),
-        ((*HOOK[:2], 'secret_file = "nowhere"'), "this file cannot be read"),
+        ((*HOOK[:2], 'secret_file = "nowhere"'), "this file cannot be read: No such file"),
         ((*HOOK, "give_up_s = -1.0"), "a number, 0 to 31536000"),
         ((*HOOK, 'topic = "x"'), "sinks.office.topic: only for kind mqtt"),
         ((*HOOK, "picture = false"), "picture: only for kind mqtt and notify"),

@@ -8,29 +8,7 @@ import pytest
 
 from framegate.pipeline.config.toml_edit import with_lines, with_value
 from framegate.pipeline.contracts.errors import ConfigFaults
-
-DARK = ("events", "rules", "dark")
-LOST = '[events.rules.dark]\n# a comment of the rule\nwhen = "state"\nstate = "lost"\n'
-FILE = """\
-# my cameras
-[sources.gate]
-url = "gate.mp4"  # the front
-
-[events.areas.door]
-points = [
-  [0.1, 0.1],
-  [0.9, 0.1],
-  [0.5, 0.9]
-]
-
-[events.rules.visitor]
-when = "inside"
-area = "door"
-
-# the gate is off: it is dark there
-[gate]
-mode = "off"
-"""
+from tests.support.edited_file import DARK, FILE, LOST
 
 
 @pytest.mark.parametrize("text", [FILE, "", "# nothing\n", FILE.replace("\n", "\r\n")])

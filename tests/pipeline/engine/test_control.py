@@ -16,7 +16,7 @@ import pytest
 
 from framegate.pipeline.contracts.errors import FrameStoreFull, NoReply, RequestRefused
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
-from framegate.pipeline.engine import control_messages
+from framegate.pipeline.engine import control_line, control_messages
 from framegate.pipeline.engine.child_line import AnswerRequest, ChildLine
 from framegate.pipeline.engine.control_line import Answers, ControlLine
 from framegate.pipeline.engine.control_messages import (
@@ -28,6 +28,7 @@ from framegate.pipeline.engine.control_messages import (
     Ping,
     Pong,
     Prepare,
+    SetOptions,
     SetSources,
     SharedMemory,
     Stop,
@@ -104,6 +105,24 @@ def test_what_a_busy_worker_does_not_take_yet_reaches_it_later_the_last_word_onl
         worker = ControlLine(theirs)
         assert await asyncio.gather(*asked) == [{}] * 2000
         await until(lambda: worker.sources is not None and len(worker.sources) == 99)
+        line.close()
+        await until(lambda: isinstance(worker.ordered, Stop))
+
+    asyncio.run(tell())
+
+
+def test_options_of_one_stage_do_not_replace_those_of_another_that_wait() -> None:
+    async def tell() -> None:
+        ours, theirs = control_messages.make_pair()
+        line = ChildLine(ours, lambda _: None, no_memory)
+        asked = [asyncio.create_task(line.ask(GetTimes(), Times)) for _ in range(2000)]
+        await asyncio.sleep(0)  # more than the sockets hold
+        for n in range(3):
+            for stage in ("detect", "events"):
+                line.tell(SetOptions(stage, {"n": n}))
+        worker = ControlLine(theirs)
+        assert await asyncio.gather(*asked) == [{}] * 2000
+        await until(lambda: worker.options == {"detect": {"n": 2}, "events": {"n": 2}})
         line.close()
         await until(lambda: isinstance(worker.ordered, Stop))
 
@@ -234,6 +253,62 @@ def test_a_child_asks_its_supervisor_and_hears_when_that_is_gone() -> None:
 
     asyncio.run(ask())
     asyncio.run(ask_one_that_ends())
+
+
+def test_a_request_that_nobody_answers_or_whose_answer_fails_is_refused() -> None:
+    async def fails(_: AnyRequest) -> None:
+        raise ValueError("odd")
+
+    async def ask() -> None:
+        async with a_pair() as (line, child):
+            with pytest.raises(RequestRefused, match="a worker does not answer GetStatus"):
+                await line.ask(GetStatus(), RunStatus)
+            with pytest.raises(RequestRefused, match="supervisor does not answer GetStatus"):
+                await asyncio.to_thread(child.ask, GetStatus(), RunStatus)
+        async with a_pair(fails) as (_, child):
+            with pytest.raises(RequestRefused, match="ValueError: odd"):
+                await asyncio.to_thread(child.ask, GetStatus(), RunStatus)
+
+    asyncio.run(ask())
+
+
+def test_a_reply_that_comes_after_its_caller_gave_up_harms_no_later_request() -> None:
+    status = RunStatus("r", False, [], [], [], {})
+
+    async def ask() -> None:
+        may_answer = asyncio.Event()
+
+        async def late(_: AnyRequest) -> RunStatus:
+            await may_answer.wait()
+            return status
+
+        async with a_pair(late) as (_, child):
+            with pytest.raises(NoReply, match=r"no reply from the supervisor in 0\.01 s"):
+                await asyncio.to_thread(child.ask, GetStatus(), RunStatus, 0.01)
+            may_answer.set()
+            assert await asyncio.to_thread(child.ask, GetStatus(), RunStatus) == status
+
+    asyncio.run(ask())
+
+
+def test_shared_memory_that_never_gets_a_descriptor_is_refused_and_ends_with_the_supervisor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none(wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:  # noqa: ARG001
+        return SharedMemory("too many open files", again=True), None
+
+    async def ask() -> None:
+        ours, theirs = control_messages.make_pair()
+        line, worker = ChildLine(ours, lambda _: None, none), ControlLine(theirs)
+        monkeypatch.setattr(control_line, "_TRIES", 2)
+        with pytest.raises(FrameStoreFull, match="too many open files"):
+            await asyncio.to_thread(worker.shared_memory, "s", "frames", 4096)
+        line.close()
+        await until(lambda: isinstance(worker.ordered, Stop))
+        with pytest.raises(SystemExit, match="no shared memory from the supervisor"):
+            worker.shared_memory("s", "frames", 4096)
+
+    asyncio.run(ask())
 
 
 def test_a_message_that_the_system_has_no_file_for_is_sent_once_it_has(

@@ -28,6 +28,7 @@ from framegate.pipeline.fleet.fleet_store import (
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource, SlotRoom
 from framegate.pipeline.store.admin import StoreAdmin
 from tests.support.own_servers import PROGRAMS, needs, own_server
+from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 
 
@@ -229,7 +230,7 @@ def test_a_store_that_accepts_and_never_answers_is_given_up(tmp_path: Path) -> N
         asking = threading.Thread(target=ask, daemon=True)
         began = time.monotonic()
         asking.start()
-        asking.join(60)
+        asking.join(DEADLINE_S)
         assert failures, f"no answer after {time.monotonic() - began:.0f} s; {COMMAND_S} s a reply"
 
 

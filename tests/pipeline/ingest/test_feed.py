@@ -193,7 +193,8 @@ def test_a_camera_that_never_came_has_an_epoch_without_frames(wake: int) -> None
         feed.confirm()
     assert [one.position for one in said] == [Position(7, 0), Position(7, 1)]
     assert [one.record for one in said] == [
-        End(1, 0, False, away_s=away_s, since=100.0) for away_s in (1.0, 2.5)
+        End(1, 0, False, fault="unreachable: refused", away_s=away_s, since=100.0)
+        for away_s in (1.0, 2.5)
     ]
 
 

@@ -27,6 +27,7 @@ from framegate.pipeline.recording.index_tables import (
     NAME,
     PINS,
     VERSION,
+    IndexReplaced,
     RecordingLost,
     damage_of,
     gap_reason,
@@ -407,6 +408,46 @@ def test_a_file_that_retention_removes_while_it_is_added_leaves_no_row(
         monkeypatch.setattr(adopt_files, "read_file", read_and_remove)
         rebuild(index)
         assert index.written("gate").keys() == {one.path for one in others}
+
+
+def test_a_damaged_index_that_cannot_be_moved_is_reported_and_used_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with closing(Index(tmp_path)) as index:
+        index.recorders.note_gap(RecordingGap("gate", 1.0, 2.0, "disk_full"))
+        damage_while_open(tmp_path / FOLDER / NAME)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(RecordingLost, match="damaged and cannot be replaced") as refused:
+                index.all_segments()
+        assert refused.value.reason == "disk_full"
+        with pytest.raises(IndexReplaced):
+            index.all_segments()
+        index.recorders.note_gap(RecordingGap("gate", 3.0, 4.0, "disk_full"))
+        assert [each.since for each in index.recorders.gaps("gate", 0.0, 9.0)] == [3.0]
+
+
+@pytest.mark.parametrize("name", [NAME, PINS])
+def test_an_index_of_a_newer_version_is_refused_and_kept(tmp_path: Path, name: str) -> None:
+    Index(tmp_path).close()
+    file = tmp_path / FOLDER / name
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA user_version = 99")
+    with pytest.raises(RecordingLost, match=r"a newer Framegate wrote it \(version 99\)"):
+        Index(tmp_path)
+    with closing(sqlite3.connect(file)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (99,)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    file = tmp_path / "data"
+    file.touch()
+    with pytest.raises(RecordingLost, match="cannot be made") as refused:
+        Index(file)
+    assert refused.value.reason == "disk_error"
 
 
 def test_a_gap_is_noted_in_the_index_that_replaces_a_damaged_one(

@@ -203,7 +203,7 @@ def test_how_a_recorder_stands_is_told_by_it(tmp_path: Path) -> None:
         take.fragment(piece, lambda _: NOW)
         _, stands = index.recorders.states()
         if spec is WIDE:
-            assert (index.folder / f"{stands.path}{OPEN}").is_file()
+            assert (index.folder / str(stands.growing_file)).is_file()
             assert stands.why is None
         else:
             assert (stands.path, stands.most_bytes) == (None, 1)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.episodes import Changes, Clip, EventEntry
-from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.contracts.visits import VisitEntry
 from framegate.pipeline.recording.index import Index
@@ -398,3 +398,26 @@ def test_which_frames_were_watched(store: EmbeddedStore, sayer: Sayer) -> None:
         Watched("door", 1, moment(0).captured, moment(9).captured),
     ]
     assert watched(store.url, ["door", "yard"]) == seen
+
+
+def test_ends_that_are_repeated_while_a_camera_is_away_hide_no_frame(
+    store: EmbeddedStore, sayer: Sayer
+) -> None:
+    def end(source: str, at: str, **facts: Any) -> None:
+        said = records.encode(End(records.VERSION, last=False, **facts))
+        sayer.client.xadd(keys.results(source), {"k": "end", "d": said}, id=at)
+
+    for seq in range(10):
+        sayer.publish("door", seq, 1)
+    end("door", "1-10", frames=10, fault="closed: the camera ended the stream")
+    for seq in range(11, 14):
+        end("door", f"1-{seq}", frames=10, fault="unreachable: refused " + "x" * 300, away_s=seq)
+    end("door", "1-14", frames=14, fault="permission: refused", away_s=14.0)  # of another worker
+    for seq in range(3):
+        end("yard", f"7-{seq}", frames=0, fault="permission: refused", away_s=seq + 1.0, since=50.0)
+    [door, yard] = watched(store.url, ["door", "yard"])
+    assert door == Watched("door", 1, moment(0).captured, moment(9).captured, "permission: refused")
+    assert yard == Watched("yard", 7, 50.0, 50.0, "permission: refused")
+    sayer.client.xdel(keys.results("door"), "1-14")
+    [door] = watched(store.url, ["door"])
+    assert (door.last, len(door.why or "")) == (moment(9).captured, 200)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,6 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorder_states import RecorderState, RecordingGap
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection, Watched
-from framegate.pipeline.review.search import SeenStretch
 from framegate.pipeline.review.unseen import (
     LATE_S,
     DroppedFrames,
@@ -26,8 +27,8 @@ from tests.support.recorded import add_segment
 NOW = 10_000.0
 
 
-def watched(*spans: tuple[float, float], source: str = "door") -> list[SeenStretch]:
-    return [SeenStretch(source, "", since, until) for since, until in spans]
+def watched(*spans: tuple[float, float], source: str = "door") -> list[Watched]:
+    return [Watched(source, n, since, until) for n, (since, until) in enumerate(spans, 1)]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_folder_tells_all_that_is_known(tmp_path: Path) -> None:
     seen = unseen_in(tmp_path, 110.0, NOW + 50, NOW, drops={"door": {"burst": 2, "replaced": 0}})
     assert seen.times == [
         UnseenTime("gate", "not_recorded", 500.0, None, why="the disk is full"),
-        UnseenTime("door", "not_watched", 200.0, 300.0),
+        UnseenTime("door", "not_watched", 200.0, 300.0, why="no_run"),
         UnseenTime("yard", "not_recorded", 110.0, 120.0, why="disk_full"),
     ]
     assert (seen.until, seen.knows, seen.more) == (NOW, ["episodes", "recordings"], False)
@@ -95,3 +96,68 @@ def test_a_folder_tells_all_that_is_known(tmp_path: Path) -> None:
     only = unseen_in(tmp_path, 110.0, NOW, NOW, {"yard"})
     assert [each.source for each in only.times] == ["yard"]
     assert known_sources(tmp_path) == ["door", "gate", "yard"]
+
+
+def test_a_time_that_was_not_watched_has_the_reason_of_the_epoch_before_it() -> None:
+    refused = "unreachable: rtsp://door:554/: connection refused"
+    spans = [
+        Watched("door", 1, 100.0, 200.0, refused),
+        Watched("door", 2, 300.0, 400.0, ""),  # no end of it is stored
+        Watched("door", 3, 500.0, 600.0, None),  # by an older version
+        Watched("door", 4, 700.0, 800.0, "ended"),
+        Watched("door", 5, 900.0, 900.0, "permission: rtsp://door:554/: login refused"),  # never
+    ]
+    found = not_watched(spans, {"door": 100.0}, 0.0, 1000.0, 1000.0, None)
+    assert [(each.since, each.until, each.why, each.detail) for each in found] == [
+        (200.0, 300.0, "unreachable", "rtsp://door:554/: connection refused"),
+        (400.0, 500.0, "no_run", ""),
+        (600.0, 700.0, "", ""),
+        (800.0, 900.0, "ended", ""),
+    ]
+    [still] = not_watched(spans, {"door": 100.0}, 950.0, 1200.0, 1200.0, None)
+    assert (still.since, still.until, still.why) == (950.0, None, "permission")
+    [sum_] = sums_of([still], 1200.0)
+    assert (sum_.why, sum_.seconds) == ("permission", 250.0)
+
+
+def test_the_reason_at_the_begin_of_a_span_is_that_of_the_time_before_it(tmp_path: Path) -> None:
+    projection = Projection(tmp_path / FILE)
+    projection.watch([Watched("door", 1, 100.0, 200.0, "stalled: no frame for 5.0 s")])
+    projection.watch([Watched("door", 2, 5000.0, 6000.0)])
+    projection.close()
+    [time] = unseen_in(tmp_path, 1000.0, 5500.0, 6000.0).times
+    assert (time.since, time.until, time.why) == (1000.0, 5000.0, "stalled")
+    assert time.detail == "no frame for 5.0 s"
+
+
+def test_times_of_an_older_version_have_no_reason(tmp_path: Path) -> None:
+    file = tmp_path / FILE
+    projection = Projection(file)
+    projection.watch([Watched("door", 1, 100.0, 200.0), Watched("door", 2, 300.0, 400.0)])
+    projection.close()
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("ALTER TABLE watched DROP COLUMN why")
+        database.execute("PRAGMA user_version = 7")
+        database.commit()
+    for _ in range(2):  # upgraded in memory by a reader, then in the file by a run
+        [time] = unseen_in(tmp_path, 0.0, 400.0, 400.0).times
+        assert (time.since, time.until, time.why) == (200.0, 300.0, "")
+        Projection(file).close()
+    projection = Projection(file)
+    projection.watch([Watched("door", 1, 100.0, 200.0, "closed: the camera ended the stream")])
+    projection.close()
+    [time] = unseen_in(tmp_path, 0.0, 400.0, 400.0).times
+    assert (time.why, time.detail) == ("closed", "the camera ended the stream")
+
+
+def test_a_camera_that_connects_all_the_time_hides_no_other(tmp_path: Path) -> None:
+    spans = [(at, at + 2.0) for at in map(float, range(0, 4 * 5001, 4))]
+    end = spans[-1][1]
+    projection = Projection(tmp_path / FILE)
+    projection.watch([*watched(*spans), Watched("yard", 1, 0.0, end)])
+    projection.close()
+    seen = unseen_in(tmp_path, 0.0, end, end)
+    assert {each.source for each in seen.times} == {"door"}
+    assert seen.more
+    [door] = seen.sums
+    assert door.times == 4998, "those after the third of 5001 connections"

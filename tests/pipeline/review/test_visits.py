@@ -215,6 +215,7 @@ def test_a_visit_has_the_episodes_of_its_track(projection: Projection, tmp_path:
 
 # Of version 4, by hand: visits without a number, and streams without a stage.
 TO_4 = """
+ALTER TABLE watched DROP COLUMN why;
 DROP TABLE searched;
 DROP TABLE picture;
 DROP INDEX by_frame;
@@ -268,6 +269,7 @@ def test_an_upgrade_makes_the_numbers_of_visits_again(tmp_path: Path) -> None:
     with closing(sqlite3.connect(file)) as database:
         rows = database.execute("SELECT * FROM searched ORDER BY number").fetchall()
         database.execute("UPDATE searched SET numbers = substr(numbers, 1, 148)")  # 37, as before
+        database.execute("ALTER TABLE watched DROP COLUMN why")
         database.execute("PRAGMA user_version = 6")
         database.commit()
     Projection(file).close()

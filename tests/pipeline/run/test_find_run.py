@@ -63,3 +63,12 @@ def test_of_several_runs_the_one_of_the_current_directory_is_read(
     with pytest.raises(ConfigFaults, match="several runs") as several:
         find_run(None)
     assert str(other) not in str(several.value)
+
+
+def test_a_home_folder_that_cannot_be_read_has_no_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`runuser` keeps the home folder of root. A name that is too long is refused to root, too."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("x" * 300)))
+    with pytest.raises(NoRun):
+        find_run(tmp_path)

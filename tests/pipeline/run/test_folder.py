@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import redis
 from msgspec.structs import replace
 
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, FrameStoreFull
+from framegate.pipeline.run.ended import read_locked
 from framegate.pipeline.run.folder import (
     Fingerprint,
     RunFile,
@@ -25,6 +27,7 @@ from framegate.pipeline.run.folder import (
     drop_old_runs,
     fingerprint,
     open_folder,
+    read_run,
     runs_folder,
 )
 from framegate.pipeline.shared_memory.mapping import free_bytes, make_shared_file
@@ -318,6 +321,22 @@ def test_sockets_of_killed_runs_go_when_the_next_begins_and_those_of_others_stay
         assert there == {places["alive"], places["new"], last, mine}
         for name in ("alive", "new"):
             runs[name].close(keep=False)
+
+
+def test_an_old_run_that_a_command_reads_stays_and_no_start_waits_for_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = runs_folder() / "20260101-000000-aaaa"
+    folder = RunFolder(path, made_by_us=True)
+    folder.write(RunFile("r", "i", ()))
+    folder.close(keep=True)
+    with read_locked(path):  # for as long as the call takes: one that waited would never end
+        monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+        assert drop_old_runs(0) == 0
+    assert read_run(path) is not None
+    assert drop_old_runs(0) == 1
+    assert not path.exists()
 
 
 def test_of_runs_without_a_folder_the_last_ones_stay(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import get_args
 
@@ -12,13 +13,13 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.episodes import Step
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.stage import NoState
-from framegate.pipeline.sinks.delivery import Message, MessageOutcome
+from framegate.pipeline.sinks.delivery import Delivery, Message, MessageOutcome
 from framegate.pipeline.sinks.mqtt import RuleStates
 from framegate.pipeline.sinks.notify import LastSent
 from framegate.pipeline.sinks.position import SinkPosition, SinkPositions
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.redis_client import connect
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.told_episodes import Teller, following
 
 CONFIG = SinkConfig("webhook", "http://127.0.0.1:1/")
@@ -82,6 +83,28 @@ def test_a_store_that_begins_anew_is_waited_for_and_nothing_is_told_twice(
         wait_until("and the second", lambda: receiver.came == told)
 
 
+def test_a_store_that_is_away_is_asked_with_growing_pauses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "framegate.pipeline.sinks.delivery")
+    delivery = Delivery("odd", CONFIG, Noting(), "redis://127.0.0.1:1")
+    delivery.take_sources({"gate": 0})
+    delivery.start()
+
+    def attempts() -> list[float]:
+        return [each.relativeCreated for each in caplog.records if "cannot be" in each.message]
+
+    try:
+        wait_until("seven attempts", lambda: len(attempts()) >= 7, DEADLINE_S)
+    finally:
+        delivery.finish()
+        delivery.join(DEADLINE_S)
+    assert not delivery.is_alive()
+    first, *_, last = attempts()[:7]
+    # Six pauses: at least half of 20, 40, 80, 160, 320 and 640 ms.
+    assert last - first > 600.0
+
+
 def test_a_sink_of_another_kind_begins_without_the_state_of_the_kind_before(
     store: EmbeddedStore,
 ) -> None:
@@ -92,3 +115,22 @@ def test_a_sink_of_another_kind_begins_without_the_state_of_the_kind_before(
         )
         at = SinkPositions(client, "odd", RuleStates()).load("gate", 0)
     assert at == SinkPosition(Position(1, 7), 3, RuleStates())
+
+
+def test_a_sink_that_is_added_to_a_run_begins_now_and_keeps_its_position(
+    store: EmbeddedStore, teller: Teller
+) -> None:
+    teller.starts("gate", 1, 2)
+    with connect(store.url) as client:
+        positions = SinkPositions(client, "odd", NoState())
+        at = positions.load("gate", 0, begins_now=True)
+        assert positions.read("gate", at) == (None, [])
+        (later,) = teller.starts("gate", 3)
+        again = SinkPositions(client, "odd", NoState()).load("gate", 0, begins_now=True)
+        assert again == at, "a process that starts again skips nothing"
+        lost, (entry,) = positions.read("gate", again)
+        assert (lost, str(entry.position)) == (None, "1-3")
+        assert entry.events is not None
+        assert [each.id for each in entry.events.changes.changes] == [later]
+        new = positions.load("yard", 0, begins_now=True)
+        assert (new.position.epoch, new.index) == (0, 0), "of a source without a stream, all"

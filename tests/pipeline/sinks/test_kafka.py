@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import confluent_kafka
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.stage import NoState
+from framegate.pipeline.sinks.delivery import Message, ReceiverUnavailable
 from framegate.pipeline.sinks.kafka import Kafka, brokers_of
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.runs import DEADLINE_S, wait_until
@@ -105,6 +108,56 @@ def test_episodes_wait_while_the_brokers_are_away(
         records = brokers.records("later", 2)
     ids = [json.loads(record.value())["id"] for record in records]
     assert ids == ["gate/visitor/1-1/0/start", "gate/visitor/1-1/0/end"]
+
+
+def test_a_record_that_is_too_large_delays_only_its_own_source(
+    store: EmbeddedStore, teller: Teller, brokers: Brokers, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with delivering(store, brokers.url, "large", "gate", "door"):
+        teller.tell(change("gate", 1, rule="r" * 2_000_000))
+        wait_until("it is refused", lambda: "refuse the record" in caplog.text, DEADLINE_S)
+        teller.tell(change("door", 3))
+        (record,) = brokers.records("large", 1)
+    assert record.key() == b"door"
+
+
+class Dying(Producer):
+    """The library's producer, of which the first stores nothing, as after a fatal error."""
+
+    made = 0
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self._is_dead = Dying.made == 0
+        Dying.made += 1
+
+    def produce(self, *values: Any, **named: Any) -> None:
+        if self._is_dead:
+            raise KafkaException(KafkaError(KafkaError._FATAL, "it is dead", True))
+        super().produce(*values, **named)
+
+
+def test_after_a_fatal_error_of_the_library_a_new_connection_delivers(
+    brokers: Brokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confluent_kafka, "Producer", Dying)
+    receiver = Kafka("lake", SinkConfig("kafka", brokers.url, topic="dying"), "abc", DEADLINE_S)
+    message = Message("gate", change("gate", 1))
+    with pytest.raises(ReceiverUnavailable, match="the brokers store no record: it is dead"):
+        receiver.deliver(message, NoState())
+    assert receiver.deliver(message, NoState()) == ("delivered", NoState())
+    receiver.close()
+    assert len(brokers.records("dying", 1)) == 1
+
+
+def test_a_login_that_fails_is_reported_without_its_password(brokers: Brokers) -> None:
+    url = brokers.url.replace("//", "//user:sword@")  # these brokers know no login
+    receiver = Kafka("lake", SinkConfig("kafka", url), "abc", 1.0)
+    with pytest.raises(ReceiverUnavailable, match="the brokers store no record") as refused:
+        receiver.deliver(Message("gate", change("gate", 1)), NoState())
+    receiver.close()
+    assert "sword" not in str(refused.value)
 
 
 def test_the_url_names_brokers_login_and_tls() -> None:

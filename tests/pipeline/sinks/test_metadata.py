@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.sinks.delivery import CameraPictures
@@ -92,6 +94,8 @@ def test_only_the_newest_frame_is_published_at_most_so_often(store: EmbeddedStor
         return True
 
     sayer.publish("door", 1, objects=(PERSON,))
+    users = {"k": "frame", "d": msgspec.msgpack.encode({"mine": 1})}  # of a user's stage
+    sayer.client.xadd(keys.results("yard"), users, id="1-1")
     thread = MetadataThread("vms", store.url, 60.0, publish)
     thread.take_sources(["door", "yard"])
     thread.start()
@@ -108,6 +112,38 @@ def test_only_the_newest_frame_is_published_at_most_so_often(store: EmbeddedStor
     thread.stop()
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
+    sayer.client.close()
+
+
+def test_a_store_that_goes_away_is_reported_once_and_asked_with_growing_pauses(
+    store: EmbeddedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "framegate.pipeline.sinks.metadata")
+    sayer = Sayer(store)
+    sayer.client.flushall()
+    sayer.publish("door", 1, objects=())
+    published: list[str] = []
+    thread = MetadataThread(
+        "vms", store.url, 60.0, lambda topic, _: published.append(topic) is None
+    )
+    thread.take_sources(["door"])
+    thread.start()
+    wait_until("it serves", lambda: published)
+
+    def reports() -> list[logging.LogRecord]:
+        return [each for each in caplog.records if "no metadata" in each.message]
+
+    store.stop()
+    try:
+        wait_until("seven attempts", lambda: len(reports()) >= 7, DEADLINE_S)
+    finally:
+        store.start()
+        thread.stop()
+        thread.join(DEADLINE_S)
+    first, *_, last = reports()[:7]
+    # Six pauses: at least half of 20, 40, 80, 160, 320 and 640 ms.
+    assert last.relativeCreated - first.relativeCreated > 600.0
+    assert [each.levelno for each in reports()].count(logging.WARNING) == 1
     sayer.client.close()
 
 

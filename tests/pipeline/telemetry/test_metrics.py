@@ -36,7 +36,7 @@ from framegate.pipeline.telemetry.run_status import (
     WorkerStatus,
 )
 from framegate.pipeline.telemetry.source_view import Sample, view
-from framegate.pipeline.web.access import guarded
+from framegate.pipeline.web.accounts.access import guarded
 from framegate.pipeline.web.server import QuietServer
 
 DEPLOY = Path(__file__).parents[3] / "deploy"

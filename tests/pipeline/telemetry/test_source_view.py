@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, Group
 
-from framegate.cli import sources
-from framegate.cli.sources import accounts
+from framegate.cli.control import sources
+from framegate.cli.control.sources import accounts
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.records import VERSION, Connection, End
 from framegate.pipeline.contracts.results import Object, Result

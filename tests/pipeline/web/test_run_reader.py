@@ -17,8 +17,9 @@ from framegate.pipeline.engine import control_messages
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import Call, GetStatus, reply_of
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
-from framegate.pipeline.web.frames import FrameViews
-from framegate.pipeline.web.server import RunReader, routes
+from framegate.pipeline.web.pictures.frames import FrameViews
+from framegate.pipeline.web.run_reader import RunReader
+from framegate.pipeline.web.server import routes
 from tests.support.runs import DEADLINE_S
 from tests.support.web_server import get, serving
 

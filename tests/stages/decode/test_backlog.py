@@ -8,12 +8,17 @@ from hypothesis import strategies as st
 from framegate.stages.decode.camera import Backlog, Unread
 
 
-def first_growth(read_at: list[float], fps: float = 10.0) -> int | None:
-    """The first packet at which a backlog is told, of packets with time stamps at this rate."""
+def first_growth(read_at: list[float], fps: float = 10.0, waiting_share: float = 0.0) -> int | None:
+    """The first packet at which a backlog is told, of packets with time stamps at this rate.
+
+    waiting_share  of the time, in which the reader waits for packets
+    """
     backlog = Backlog()
+    before = read_at[0]
     for number, now in enumerate(read_at):
-        if backlog.grows(number / fps, now):
+        if backlog.grows(number / fps, now, waiting_share * (now - before)):
             return number
+        before = now
     return None
 
 
@@ -22,6 +27,13 @@ def test_a_decoder_at_half_the_rate_is_told_of_in_a_few_seconds() -> None:
     assert found is not None
     # late by 0.1 s more each packet: a second after 10 packets, for a second 5 packets later
     assert 15 <= found <= 17
+
+
+def test_a_camera_whose_clock_is_slow_is_not_behind_for_ever() -> None:
+    """Some cameras count pictures instead of time, and send fewer than they claim."""
+    slow = [n * 0.101 for n in range(5000)]
+    assert first_growth(slow, waiting_share=0.8) is None
+    assert first_growth(slow, waiting_share=0.2) is not None, "that is a slow decoder"
 
 
 def test_a_burst_after_a_pause_is_none() -> None:
@@ -39,9 +51,9 @@ def test_jitter_and_a_clock_that_drifts_are_none(jitter: list[float], drift: flo
 
 def test_time_stamps_that_restart_begin_anew() -> None:
     backlog = Backlog()
-    assert not any(backlog.grows(500 + n / 10, n / 10) for n in range(50))
-    assert not any(backlog.grows(n / 10, 5 + n / 10) for n in range(50))
-    assert not any(backlog.grows(None, 20.0 + n) for n in range(5))
+    assert not any(backlog.grows(500 + n / 10, n / 10, 0.0) for n in range(50))
+    assert not any(backlog.grows(n / 10, 5 + n / 10, 0.0) for n in range(50))
+    assert not any(backlog.grows(None, 20.0 + n, 0.0) for n in range(5))
 
 
 def test_without_time_stamps_it_is_behind_when_it_never_has_to_wait() -> None:

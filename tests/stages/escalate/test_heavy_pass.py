@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from framegate.cli import worker
+from framegate.cli.fleet import worker
 from framegate.models.boxes import Boxes, iou
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -197,6 +198,55 @@ def test_a_profile_ends_an_episode_as_a_schedule_does() -> None:
     changes, _ = through([(away, in_both(0, 2.0)), (home, in_both(50, 2.0))])
     ends = {(each.rule, each.ended_by) for each in changes if each.step == "end"}
     assert ends == {("here", "over"), ("there", "over")}
+
+
+def at(second: float) -> str:
+    """Return a second of the results as a snooze has it."""
+    return datetime.fromtimestamp(1_000_000 + second, UTC).isoformat()
+
+
+QUIET = f"{at(3)}/{at(6)}"
+SNOOZED = {
+    "a rule": (TWO.replace('area = "left"', f'area = "left"\nsnoozed = "{QUIET}"', 1), {"here"}),
+    "a source": (f'{TWO}\n[events]\nsnoozed_sources = {{ door = "{QUIET}" }}', {"here", "there"}),
+    "another": (f'{TWO}\n[events]\nsnoozed_sources = {{ yard = "{QUIET}" }}', set[str]()),
+    "all": (f'{TWO}\n[events]\nsnoozed = "{QUIET}"', {"here", "there"}),
+}
+
+
+@pytest.mark.parametrize("what", SNOOZED)
+def test_a_snooze_ends_episodes_as_a_schedule_does_and_a_replay_finds_it(what: str) -> None:
+    text, snoozed = SNOOZED[what]
+    before = in_both(0, 2.0)
+    after = [
+        msgspec.structs.replace(each, captured=1_000_000 + each.pts) for each in in_both(50, 8)
+    ]
+    changes, state = through([(TWO, before), (text, after[:30]), (text, after[30:])])
+    check(changes, all_over=False)
+    replayed = told(rules(text), [*before, *after])
+    assert changes == replayed.changes
+    assert state == replayed.state
+    ends = [each for each in changes if each.step == "end"]
+    assert {(each.rule, each.ended_by) for each in ends} == {(rule, "over") for rule in snoozed}
+    assert all(each.last.captured < 1_000_003 <= each.told.captured for each in ends)
+    again = [each for each in changes if each.step == "start" and each.began.captured > 1_000_001]
+    assert {each.rule for each in again} == snoozed
+    assert all(each.began.captured >= 1_000_006 for each in again)
+    config = rules(TWO)
+    assert [rules(text).digest(name) for name in config.rules] == [
+        config.digest(name) for name in config.rules
+    ]
+
+
+@pytest.mark.parametrize("value", ["30m", at(1), f"{at(1)}/{at(1)}", "2026-01-01T00:00/2026-01-02"])
+def test_a_wrong_snooze_is_refused(value: str) -> None:
+    wrong = TWO.replace('area = "left"', f'area = "left"\nsnoozed = "{value}"', 1)
+    wrong += f'[events]\nsnoozed = "{value}"\nsnoozed_sources = {{ door = "{value}" }}'
+    with pytest.raises(ConfigFaults) as caught:
+        read_config("pipeline.toml", wrong)
+    text = str(caught.value)
+    for key in ("events.rules.here.snoozed", "events.snoozed", "events.snoozed_sources"):
+        assert f"{key} = " in text
 
 
 def test_wrong_profiles_are_refused() -> None:

@@ -10,8 +10,8 @@ import openvino as ov
 import pytest
 from openvino import opset13
 
-from framegate.cli import models
-from framegate.cli.models import candidate_table, outcome_in_words
+from framegate.cli.own_models import models
+from framegate.cli.own_models.models import candidate_table, outcome_in_words
 from framegate.models.registry.manifest import InputSpec, Manifest
 from framegate.models.registry.model_folder import ModelFolder, sha256_of
 from framegate.models.registry.open import open_model

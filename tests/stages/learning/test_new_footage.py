@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from framegate.cli.demo import shipped_clip
+from framegate.cli.learning.tune import reason
 from framegate.cli.main import main
-from framegate.cli.tune import reason
 from framegate.models.registry.manifest import FootageSpan, Learned
 from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.registry import Registry

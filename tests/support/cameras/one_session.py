@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -25,9 +26,13 @@ REFUSAL = b"RTSP/1.0 453 Not Enough Bandwidth\r\nCSeq: 1\r\n\r\n"
 class OneSessionCamera(PlayedCamera):
     """Sends pictures for ever to the client that has its session, and refuses all others.
 
+    Each picture is stamped with the time at which it is sent: on a busy machine, pictures come less
+    often than FPS, and a client would take stamps at an even pace for a growing delay.
+
     sessions  sessions so far
     open      sessions now, as far as it has noticed
     refused   clients that came while another had the session
+    began, ended  when each session did, by the monotonic clock
     """
 
     def __init__(self) -> None:
@@ -35,6 +40,8 @@ class OneSessionCamera(PlayedCamera):
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self.sessions = self.open = self.refused = 0
+        self.began: list[float] = []
+        self.ended: list[float] = []
         super().__init__(description("h264", self._pictures[0]), self._packets)
         self.url = f"rtsp://{LOOPBACK}:{self.port}/cam"
 
@@ -44,11 +51,12 @@ class OneSessionCamera(PlayedCamera):
 
     def _packets(self) -> Iterator[bytes]:
         number = picture = 0
+        began = time.monotonic()
         while not self._closing.wait(1 / FPS):
+            stamp = round((time.monotonic() - began) * HZ)
             pieces = payloads("h264", self._pictures[picture % len(self._pictures)])
             for piece in pieces:
                 is_last = piece is pieces[-1]
-                stamp = picture * HZ // FPS
                 yield interleaved(0, rtp(number, stamp, is_last, piece))
                 number += 1
             picture += 1
@@ -58,6 +66,7 @@ class OneSessionCamera(PlayedCamera):
             is_free = self.open == 0
             if is_free:
                 self.open, self.sessions = 1, self.sessions + 1
+                self.began.append(time.monotonic())
             else:
                 self.refused += 1
         if not is_free:
@@ -73,3 +82,4 @@ class OneSessionCamera(PlayedCamera):
         finally:
             with self._lock:
                 self.open = 0
+                self.ended.append(time.monotonic())

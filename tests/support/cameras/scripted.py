@@ -56,13 +56,14 @@ class ScriptedCamera:
     sent      bytes so far
     """
 
-    def __init__(self, steps: Callable[[], Iterator[Step]]) -> None:
+    def __init__(self, steps: Callable[[], Iterator[Step]], port: int = 0) -> None:
+        """port: to listen on; 0: a free one."""
         self._steps = steps
         self._lock = threading.Lock()
         self._over = threading.Event()
         self.accepted = self.open = self.sent = 0
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server((LOOPBACK, 0))
+        self._listener = socket.create_server((LOOPBACK, port))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://{LOOPBACK}:{self.port}/cam.mjpg"
         self._accepting = threading.Thread(target=self._accept, daemon=True)

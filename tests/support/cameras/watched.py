@@ -113,7 +113,7 @@ class WatchedRun:
 
     def until(self, what: str, holds: Any) -> Any:
         """Wait for something, while the run lives."""
-        found = wait_until(what, lambda: not self.alive or holds(), 90.0)
+        found = wait_until(what, lambda: not self.alive or holds())
         assert self.alive, f"the run ended before: {what}\n{self.command.err[-3000:]}"
         return found
 

@@ -1,0 +1,1 @@
+"""Commands that watch and change an active run over its control socket."""

@@ -1,0 +1,1 @@
+"""Commands that spread sources and heavy workers over several hosts."""

@@ -1,0 +1,1 @@
+"""The configuration of Frigate, read and translated into one of Framegate."""

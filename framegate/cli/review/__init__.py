@@ -1,0 +1,1 @@
+"""Commands that read the results, episodes, visits and recordings of a run."""

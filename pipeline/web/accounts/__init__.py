@@ -1,0 +1,1 @@
+"""Accounts and roles, logins, and the check of each request."""

@@ -1,0 +1,1 @@
+"""HTML pages: how they are served, and the parts that they share."""

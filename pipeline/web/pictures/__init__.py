@@ -1,0 +1,1 @@
+"""Pictures of active sources, and the live page."""

@@ -1,0 +1,1 @@
+"""Recordings: playlists, files, single pictures, thumbnails, and their page."""

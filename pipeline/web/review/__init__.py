@@ -1,0 +1,1 @@
+"""Episodes, visits and what was unseen, with their pages."""

@@ -1,0 +1,98 @@
+"""CPU time of other programs beside a benchmark: counted, and a reason not to keep the result."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks import all as every
+from benchmarks.harness import other_work, report
+from benchmarks.harness.other_work import MARK, OtherWork
+
+BURN = """
+import sys, time
+while time.process_time() < 0.5: pass
+print("burnt", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def burnt(environment: Mapping[str, str]) -> Iterator[int]:
+    """Run a process that has used half a second of CPU time and then waits; yield its number."""
+    with subprocess.Popen(
+        (sys.executable, "-c", BURN),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"burnt\n"
+        yield process.pid
+
+
+def without_mark() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != MARK}
+
+
+def test_work_of_others_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARK, "this-run")
+    with subprocess.Popen(
+        (sys.executable, "-c", f"input()\n{BURN}"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=without_mark(),
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        others = OtherWork()
+        with others:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"burnt\n"
+        assert others._spent_s >= 0.4
+
+
+def test_processes_of_the_run_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARK, "this-run")
+    with burnt(os.environ) as ours, burnt(without_mark()) as theirs:
+        counted = dict(other_work._others("this-run"))
+        assert ours not in counted
+        assert os.getpid() not in counted
+        assert counted[theirs] >= 0.4
+
+
+def test_a_disturbed_result_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    benchmark = report.Benchmark(name="cache", measure=lambda _: {"conditions": {}})
+    monkeypatch.setattr(report, "OTHER_CORES", -1.0)
+    assert benchmark.main(["--write"]) == report.DISTURBED
+    assert list(tmp_path.iterdir()) == []
+    assert "cache: not kept: other work used" in capsys.readouterr().out
+    monkeypatch.setattr(report, "OTHER_CORES", 1000.0)
+    assert benchmark.main(["--write"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cache.json"]
+
+
+def test_a_disturbed_benchmark_runs_once_more_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(name: str, _: argparse.Namespace) -> list[str]:
+        code = report.DISTURBED if name == "cache" else report.LACKS
+        return [sys.executable, "-c", f"import sys; sys.exit({code})"]
+
+    monkeypatch.setattr(every, "_command", command)
+    given = argparse.Namespace(quick=False, data=None, peers=None)
+    ended = [*every.measured(given, ["cache", "truth"], 1)]
+    assert [one.name for one in ended] == ["truth", "cache"]
+    assert ended[1].fault == "not kept: other work ran beside it"
+    assert capsys.readouterr().out.count("cache: runs") == 2
