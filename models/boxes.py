@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -51,6 +51,12 @@ def read_only(
         view = view.view()
         view.flags.writeable = False
     return view
+
+
+def check_length(name: str, values: Sized, length: int) -> None:
+    """Check that a sequence has a value for each box. Raises ArrayMismatch."""
+    if len(values) != length:
+        raise ArrayMismatch(name, f"{length} values", f"{len(values)} values")
 
 
 def unchecked(record: R, **changed: Any) -> R:

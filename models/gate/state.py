@@ -45,6 +45,8 @@ class TileLevels:
     calm     the same shape: a smaller change is forgotten
     counts   bool, the same shape: the tile has a threshold above 0
     lowest   minimum of `over`, for luma and for colour
+
+    Raises ArrayMismatch.
     """
 
     settings: GateSettings
@@ -53,6 +55,13 @@ class TileLevels:
     calm: npt.NDArray[np.int16]
     counts: BoolArray
     lowest: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        over = read_only("over", self.over, np.int16, (2, None, None))
+        object.__setattr__(self, "over", over)
+        for name, dtype in (("at_once", np.int16), ("calm", np.int16), ("counts", np.bool_)):
+            value = read_only(name, getattr(self, name), dtype, over.shape)
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, eq=False)

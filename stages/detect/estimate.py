@@ -21,6 +21,8 @@ from framegate.models.boxes import (
     IndexArray,
     IntArray,
     SmallArray,
+    check_length,
+    read_only,
 )
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
@@ -102,6 +104,8 @@ class Estimate:
     origins  origin of each shown box
     age_s    seconds since the last look at the whole frame, the age of the oldest evidence
     features  int8 (N, F)  values that the network computed of each shown box; None: unknown
+
+    Raises ArrayMismatch.
     """
 
     memory: SourceMemory
@@ -111,6 +115,14 @@ class Estimate:
     origins: tuple[Origin, ...]
     age_s: float
     features: SmallArray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.shown)
+        object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
+        check_length("origins", self.origins, n)
+        if self.features is not None:
+            features = read_only("features", self.features, np.int8, (n, None))
+            object.__setattr__(self, "features", features)
 
 
 def look_at(
@@ -257,11 +269,18 @@ class LookEvidence:
     new      boxes of each look in changed places
     judged   bool (N,)  known boxes that the looks replace or remove
     doubted  float32 (K, 4)  places where the looks may have missed an object
+
+    Raises ArrayMismatch.
     """
 
     new: list[Boxes]
     judged: BoolArray
     doubted: FloatArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "judged", read_only("judged", self.judged, np.bool_, (None,)))
+        doubted = read_only("doubted", self.doubted, np.float32, (None, 4))
+        object.__setattr__(self, "doubted", doubted)
 
 
 def evidence_of(

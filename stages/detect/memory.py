@@ -21,6 +21,7 @@ from framegate.models.boxes import (
     FloatArray,
     IndexArray,
     IntArray,
+    check_length,
     empty,
     read_only,
     suppress,
@@ -68,12 +69,20 @@ class ShownBoxes:
     boxes    with their means as scores
     ids      int32 (N,)  tracks, 0 without a track
     carried  the origins if no box moved: N times "carried"
+
+    Raises ArrayMismatch.
     """
 
     rows: IndexArray
     boxes: Boxes
     ids: IntArray
     carried: tuple[Origin, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        object.__setattr__(self, "rows", read_only("rows", self.rows, np.intp, (n,)))
+        object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
+        check_length("carried", self.carried, n)
 
 
 @dataclass(frozen=True, eq=False)
