@@ -18,17 +18,18 @@ import numpy as np
 
 from framegate.models import boxes as nms
 from framegate.models import coco
-from framegate.models.boxes import BoolArray, Boxes, FloatArray
+from framegate.models.boxes import BoolArray, Boxes, FloatArray, read_only
 from framegate.models.geometry import Areas
+from framegate.models.tracking.resting import is_resting
 from framegate.models.tracking.track_state import TrackState
 from framegate.pipeline.contracts.object_filters import ObjectFilter, dropping
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.stages.model_adapters import as_boxes
 
 _CONTINUES: Final = 0.5  # IoU of a box and a passing object from which they are the same object
+_RESTS: Final = 0.8  # the same for an object that has rested elsewhere: its box hardly changes
 _STAY_S: Final = 5.0  # an object that has come to a place is seen there for this long
 _EDGE: Final = 1e-6  # a foot on the lower edge of the picture is inside an area that ends there
-_NOWHERE: Final = np.empty((0, 4), np.float32)
 _ROW: Final = np.dtype([("id", "<i4"), ("seen_s", "<f8")])
 
 
@@ -51,20 +52,50 @@ class Elsewhere:
         return Elsewhere(dict(np.frombuffer(data, _ROW).tolist()))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PassingObjects:
+    """Objects that may pass a filtered place in this picture.
+
+    boxes  float32 (T, 4)  where they are expected, source pixels
+    least  float32 (T,)    IoU with its expected box from which a box is the same object
+    """
+
+    boxes: FloatArray
+    least: FloatArray
+
+    def __post_init__(self) -> None:
+        for name, tail in (("boxes", (4,)), ("least", ())):
+            checked = read_only(name, getattr(self, name), np.float32, (len(self.boxes), *tail))
+            object.__setattr__(self, name, checked)
+
+    @staticmethod
+    def at(boxes: FloatArray) -> PassingObjects:
+        """Return objects that move."""
+        return PassingObjects(boxes, np.full(len(boxes), _CONTINUES, np.float32))
+
+    def continued_by(self, boxes: Boxes) -> BoolArray:
+        """Return a mask of the boxes that may be one of these objects."""
+        return np.asarray((nms.iou(boxes.xyxy, self.boxes) >= self.least).any(axis=1))
+
+
+NONE_PASSES: Final = PassingObjects.at(np.empty((0, 4), np.float32))
+
+
 def passing_objects(
     filters: SourceFilters, tracks: TrackState, before: Elsewhere, now_s: float
-) -> tuple[Elsewhere, FloatArray]:
-    """Return the tracks that are or were away not long ago, and their expected boxes, (N, 4).
+) -> tuple[Elsewhere, PassingObjects]:
+    """Return the tracks that are or were away not long ago, and where they are expected.
 
     tracks  after the frame before
     now_s   the source's clock
 
     Such a track may continue with a box at a filtered place: it passes, or has just come. A track
-    that began at a place is none of them, as long as it stays there.
+    that began at a place is none of them, as long as it stays there. The box of the filtered
+    object must not continue a neighbour at rest, so such a neighbour needs a greater overlap.
     """
     named = np.flatnonzero(tracks.ids > 0)
     if not filters.have_places or not len(named):
-        return Elsewhere(), _NOWHERE
+        return Elsewhere(), NONE_PASSES
     is_away = ~filters.at_places(tracks)[named]
     seen_s: dict[int, float] = {}
     rows: list[int] = []
@@ -76,7 +107,12 @@ def passing_objects(
         if now_s - last_s <= _STAY_S:
             seen_s[track] = last_s
             rows.append(row)
-    return Elsewhere(seen_s), tracks.mean[rows, :4] + tracks.mean[rows, 4:]
+    resting = is_resting(tracks.rest_from, tracks.lost_s.astype(np.float64), tracks.pts, _STAY_S)[
+        rows
+    ]
+    expected = tracks.mean[rows, :4] + tracks.mean[rows, 4:]
+    least = np.where(resting, np.float32(_RESTS), np.float32(_CONTINUES))
+    return Elsewhere(seen_s), PassingObjects(expected, least)
 
 
 class SourceFilters:
@@ -91,10 +127,12 @@ class SourceFilters:
     def __bool__(self) -> bool:
         return bool(self._filters)
 
-    def kept(self, boxes: Boxes, is_new: BoolArray, passing: FloatArray = _NOWHERE) -> BoolArray:
+    def kept(
+        self, boxes: Boxes, is_new: BoolArray, passing: PassingObjects = NONE_PASSES
+    ) -> BoolArray:
         """Return a mask of the boxes that no filter drops for its area, size or place.
 
-        passing  float32 (T, 4)  expected boxes of objects that may pass a place, source pixels
+        passing  objects that may pass a place
         is_new  bool (N,)  boxes that were detected in this frame; the others were judged before,
                 and are only judged again by where they are now
         """
@@ -167,12 +205,11 @@ class _SizedFilter:
                 concerned[row] = self._area.inside(*self._point(boxes.xyxy[row]))[0]
         return concerned
 
-    def drops(self, boxes: Boxes, is_new: BoolArray, passing: FloatArray) -> BoolArray:
+    def drops(self, boxes: Boxes, is_new: BoolArray, passing: PassingObjects) -> BoolArray:
         """Return a mask of the boxes that the filter drops."""
         dropped = self.concerns(boxes)
         if self._place is not None:
-            is_passing = (nms.iou(boxes.xyxy, passing) >= np.float32(_CONTINUES)).any(axis=1)
-            dropped &= is_new & ~is_passing
+            dropped &= is_new & ~passing.continued_by(boxes)
         if self._options.has_limits:
             dropped &= self._exceeds(boxes)
         return dropped
@@ -228,7 +265,7 @@ def filtered(
     judge = SourceFilters(own, size, coco.LABELS)
     boxes = as_boxes(heavy)
     is_new = np.ones(len(boxes), np.bool_)
-    kept = judge.kept(boxes, is_new, as_boxes(light).xyxy)
+    kept = judge.kept(boxes, is_new, PassingObjects.at(as_boxes(light).xyxy))
     least = judge.least_scores(boxes)
     if least is not None:
         kept &= boxes.scores >= least

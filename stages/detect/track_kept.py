@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
-
-import numpy as np
 
 from framegate.models.boxes import BoolArray, IntArray
 from framegate.models.gate.crops import Merged
@@ -13,9 +10,12 @@ from framegate.models.tracking import bytetrack
 from framegate.models.tracking.bytetrack import TrackSettings
 from framegate.models.tracking.track_state import TrackState
 from framegate.stages.detect.memory import CurrentFrame
-from framegate.stages.object_filters import Elsewhere, SourceFilters, passing_objects
-
-_NOWHERE: Final = np.empty((0, 4), np.float32)
+from framegate.stages.object_filters import (
+    NONE_PASSES,
+    Elsewhere,
+    SourceFilters,
+    passing_objects,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +45,7 @@ def track_kept(
     Filters apply twice: to the classes of the boxes, so that what they drop gets no track, and to
     the classes of the tracks, which are published.
     """
-    tracks, elsewhere, passing = frame.tracks, frame.memory.elsewhere, _NOWHERE
+    tracks, elsewhere, passing = frame.tracks, frame.memory.elsewhere, NONE_PASSES
     if filters:
         if frame.memory.pts is None:  # the filters may be new
             tracks = tracks.take(~filters.at_places(tracks))

@@ -162,6 +162,23 @@ def test_a_standing_neighbour_does_not_excuse_what_is_always_at_the_place() -> N
         state, _ = step(state, found.take(stays), number * FRAME_S, TrackSettings())
 
 
+def test_a_resting_neighbour_of_half_the_box_does_not_excuse_what_is_always_at_the_place() -> None:
+    """A parked car behind a hidden one: its box is the upper part of the same picture."""
+    behind = (100.0, 20.0, 120.0, 42.0)  # IoU 22 / 40
+    judge = SourceFilters((PLACE,), SIZE, coco.LABELS)
+    state, elsewhere = no_tracks(), Elsewhere()
+    shown: list[bool] = []
+    for number in range(100):
+        elsewhere, passing = passing_objects(judge, state, elsewhere, number * FRAME_S)
+        found = boxes(behind)
+        if number > 60 and number % 2:  # the network sees the one or the other
+            found = boxes(STATUE)
+        stays = judge.kept(found, np.ones(1, np.bool_), passing)
+        state, _ = step(state, found.take(stays), number * FRAME_S, TrackSettings())
+        shown += stays.tolist()
+    assert shown == [number <= 60 or number % 2 == 0 for number in range(100)]
+
+
 # -- The heavy pass, and the filters of a worker
 
 
