@@ -86,18 +86,26 @@ class ChangedPartsWriter:
                 os.pwrite(file.descriptor, parts or _NONE, TIMES_BYTES + row * PART_BYTES)
             os.pwrite(file.descriptor, struct.pack("<d", captured), row * TIME_BYTES)
         except OSError as error:
-            if not self._failing:
-                log.warning("%s: changed parts are not stored: %s", self.data / FOLDER, error)
-            self._failing = True
+            self._report(error)
         else:
             self._failing = False
+
+    def _report(self, error: OSError) -> None:
+        """Log a fault of the disk, the first of several only."""
+        if not self._failing:
+            log.warning("%s: changed parts are not stored: %s", self.data / FOLDER, error)
+        self._failing = True
 
     def end(self, source: str) -> None:
         """Close the file of a source."""
         file = self._open.pop(source, None)
-        if file is not None:
+        if file is None:
+            return
+        try:
             self._untrimmed += os.fstat(file.descriptor).st_blocks * _BLOCK
             os.close(file.descriptor)
+        except OSError as error:  # a network disk may refuse written bytes only here
+            self._report(error)
 
     def close(self) -> None:
         """Close all files, and wait until old ones are removed."""

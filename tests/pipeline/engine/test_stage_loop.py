@@ -1,9 +1,10 @@
-"""A loop of stages whose store is set back under it: one source begins anew, the others go on."""
+"""A loop of stages whose store is set back or emptied, or whose work another worker takes over."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import Fenced, FramegateError, StoreRefused
 from framegate.pipeline.contracts.queries import AskCounts
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, Stage
-from framegate.pipeline.engine import control_messages, inbox
+from framegate.pipeline.engine import control_messages, inbox, stage_loop
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.engine.control_line import ControlLine
-from framegate.pipeline.engine.control_messages import Stop
+from framegate.pipeline.engine.control_messages import SetSources, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.stage_loop import StageLoop
@@ -127,9 +129,19 @@ class Bench:
         line = ControlLine(theirs)
         hosted = HostedStage(STAGES[1], stage, keep=0, asides={})
         runner = Runner(spec, [hosted], line, lambda sources: None)  # noqa: ARG005
-        loop = StageLoop(runner, line)
-        self._thread = threading.Thread(target=run_connected, args=(url, loop, line))
+        self.spec = spec
+        self.runner = runner
+        self.error: FramegateError | None = None
+        self._loop = StageLoop(runner, line)
+        self._line = line
+        self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            run_connected(self.url, self._loop, self._line)
+        except FramegateError as error:
+            self.error = error
 
     def close(self) -> None:
         control_messages.send(self._end, Stop())
@@ -137,14 +149,32 @@ class Bench:
         self._end.close()
         self.link.close()
 
-    def decode(self, source: str) -> None:
+    def ended(self) -> FramegateError | None:
+        """Wait for the end of the loop; gives the error that ended it."""
+        self._thread.join()
+        return self.error
+
+    def serve(self, *sources: str) -> None:
+        """Tell the worker its sources."""
+        chosen = [each for each in self.spec.sources if each.name in sources]
+        control_messages.send(self._end, SetSources(chosen))
+
+    def take_over(self, source: str) -> None:
+        """Attach to a source as another worker of the run does."""
+        assert isinstance(
+            read_attached(self.link.call(*attach_command(source, "ask", RUN))), Attached
+        )
+
+    def decode(self, source: str, arrived: float = 0.0) -> None:
         """Put FRAMES frames more where the stage reads."""
         attached = read_attached(self.link.call(*attach_command(source, "decode", RUN)))
         assert isinstance(attached, Attached)
         first = attached.position.seq + 1 if attached.position.epoch else 0
         entries = tuple(
             Entry(
-                Position(1, seq), FRAME, records.encode(Record(1, 0.0, 0.0, 0.0, seq, Form(8, 8)))
+                Position(1, seq),
+                FRAME,
+                records.encode(Record(1, 0.0, 0.0, arrived, seq, Form(8, 8))),
             )
             for seq in range(first, first + FRAMES)
         )
@@ -231,3 +261,83 @@ def test_what_comes_of_a_camera_is_asked_about_behind_a_frame_that_waits(
     assert bench.at("camera") == Position(0, 0)
     bench.questions.answer("camera", Position(1, 2 * FRAMES))
     bench.until(lambda: bench.at("camera") == Position(1, 2 * FRAMES - 1))
+
+
+def pass_all(bench: Bench, *sources: str) -> None:
+    """Decode frames of these sources, and answer the questions about them."""
+    for source in sources:
+        at = bench.at(source)
+        first = at.seq + 1 if at.epoch else 0
+        bench.decode(source)
+        bench.questions.answer(source, Position(1, first + FRAMES))
+        last = Position(1, first + FRAMES - 1)
+        bench.until(lambda source=source, last=last: bench.at(source) == last)
+
+
+def test_a_cut_connection_costs_no_frame(bench: Bench) -> None:
+    pass_all(bench, "one")
+    bench.until(bench.reads)
+    bench.decode("two")
+    bench.link.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    pass_all(bench, "one")
+    bench.questions.answer("two", Position(1, FRAMES))
+    bench.until(lambda: bench.at("two") == Position(1, FRAMES - 1))
+    for source, frames in (("one", 2 * FRAMES), ("two", FRAMES)):
+        written = bench.link.call("XRANGE", keys.out(source, "ask"), "-", "+")
+        assert [Position.parse(entry[0]) for entry in written] == [
+            Position(1, seq) for seq in range(frames)
+        ]
+
+
+def test_an_idle_worker_notices_that_the_store_was_emptied(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has nothing to commit, so no commit of its own can be refused."""
+    monkeypatch.setattr(stage_loop, "CHECK_S", 0.0)  # the read that waits ends after 5 s
+    pass_all(bench, "one")
+    bench.until(bench.reads)
+    bench.link.call("FLUSHALL")
+    error = bench.ended()
+    assert isinstance(error, StoreRefused)
+    assert "it was emptied or replaced; nothing was restarted, start a new run" in str(error)
+
+
+def test_a_source_that_another_worker_takes_is_left_and_the_others_continue(bench: Bench) -> None:
+    pass_all(bench, "one", "two")
+    bench.take_over("one")
+    bench.decode("one")
+    bench.questions.answer("one", Position(1, 2 * FRAMES))
+    bench.until(lambda: bench.runner.fenced == {"one"})
+    pass_all(bench, "two")
+    assert bench.at("one") == Position(1, FRAMES - 1), "the other worker commits these"
+    assert bench.runner.sources.keys() == {"two", "camera"}
+
+
+def test_a_worker_without_work_learns_that_others_took_all_its_sources(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_loop, "CHECK_S", 0.0)
+    pass_all(bench, "one", "two", "camera")
+    for source in ("one", "two", "camera"):
+        bench.take_over(source)
+    assert isinstance(bench.ended(), Fenced)
+
+
+def test_a_worker_without_sources_waits_for_some(bench: Bench) -> None:
+    pass_all(bench, "one")
+    bench.serve()
+    bench.until(lambda: not bench.runner.sources)
+    bench.serve("one", "two")
+    pass_all(bench, "one", "two")
+    assert bench.runner.sources.keys() == {"one", "two"}
+
+
+def test_times_of_another_boot_are_replaced(bench: Bench) -> None:
+    """A host that started again counts its monotonic time from 0."""
+    bench.decode("one", arrived=time.monotonic() + 1e6)
+    bench.questions.answer("one", Position(1, FRAMES))
+    bench.until(lambda: bench.at("one") == Position(1, FRAMES - 1))
+    for entry in bench.link.call("XRANGE", keys.out("one", "ask"), "-", "+"):
+        record = records.decode_record(entry[1][3])
+        assert 0.0 <= record.arrived <= time.monotonic()
+        assert 0 <= record.taken_us < 1e9

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,6 +194,76 @@ def test_without_a_thread_to_trim_frames_are_still_stored(
     writer.close()
     assert "can't start new thread" in caplog.text
     assert len(list(tmp_path.rglob("*.parts"))) == 1
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def changed_at(data: Path) -> list[float]:
+    """When the frames of a source changed, each of which is an own period."""
+    changes = changes_of_region(data, "door", (0.0, 0.0, 1.0, 1.0))
+    return [period.since for period in changes.periods]
+
+
+@pytest.mark.parametrize("call", ["open", "ftruncate", "pread", "pwrite"])
+def test_a_fault_of_the_disk_costs_frames_and_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    writer = ChangedPartsWriter(tmp_path, PLENTY)
+    writer.keep("door", Position(1, 0), 1000.0, SIZE, packed((0, 0)))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        for seq in (0, 1):
+            writer.keep("door", Position(2, seq), 1100.0 + seq, SIZE, packed((0, 0)))
+    writer.keep("door", Position(2, 2), 1200.0, SIZE, packed((0, 0)))
+    writer.close()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    (line,) = caplog.messages
+    assert line.endswith(
+        "/changes: changed parts are not stored: [Errno 28] No space left on device"
+    )
+    assert changed_at(tmp_path) == [1000.0, 1200.0]
+
+
+def test_bytes_that_a_disk_refuses_only_at_the_end_of_a_file_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network disk with a quota may do so."""
+    real = os.close
+
+    def closed(descriptor: int) -> None:
+        real(descriptor)
+        full()
+
+    writer = ChangedPartsWriter(tmp_path, PLENTY)
+    writer.keep("door", Position(1, 0), 1000.0, SIZE, packed((0, 0)))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", closed)
+        writer.end("door")
+    assert "changed parts are not stored: [Errno 28]" in caplog.text
+    writer.keep("door", Position(2, 0), 1100.0, SIZE, packed((0, 0)))
+    writer.close()
+    assert changed_at(tmp_path) == [1000.0, 1100.0]
+
+
+def test_old_files_that_cannot_be_removed_cost_no_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    writer = ChangedPartsWriter(tmp_path, FILE_BYTES)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        for number in range(3):
+            whole_file(writer, "door", number)
+        writer.close()
+    assert "old files are not removed: [Errno 13]" in caplog.text
+    assert len(parts_files(tmp_path, "door")) == 3
+    trim(tmp_path, "door", FILE_BYTES)
+    assert len(parts_files(tmp_path, "door")) < 3
 
 
 def test_sources_that_are_gone_keep_no_space(tmp_path: Path) -> None:
