@@ -41,6 +41,7 @@ from tests.support.runs import DEADLINE_S, environment
 OFF = "rtsp://viewer:hunter2@127.0.0.1:1/stream"
 LOGIN = Login("viewer", "sword fish/9'")
 PATIENCE_S = 10.0
+LARGE = (1312, 738)
 # The command, but each of its measurements takes a moment only.
 BRIEFLY = """
 from framegate.cli.setup import measured_rates
@@ -59,7 +60,7 @@ def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     """`locked` has a password."""
     folder = tmp_path_factory.mktemp("cameras")
     options = {"bf": "0", "g": "10", "preset": "ultrafast"}
-    for name, size in (("stream1", (1600, 1200)), ("stream2", (640, 360))):
+    for name, size in (("stream1", LARGE), ("stream2", (640, 360))):
         footage.write_scene(
             folder / f"{name}.mkv", footage.steady(25), size, codec="libx264", options=options
         )
@@ -171,9 +172,9 @@ def test_the_detector_of_a_large_stream_is_chosen_by_its_size(
     text = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
     assert tomllib.loads(text)["sources"]["yard"] == {"url": cameras["large"]}
     detector = tomllib.loads(text)["stages"]["detect"]["detector"]
-    assert detector in ("light", *larger_inputs(1600))  # by the time that this machine has
-    assert "Detector of yard:\n  1600x1200: " in said
-    assert ("# 1600x1200: nanodet-plus-" in text) is (detector != "light")
+    assert detector in ("light", *larger_inputs(LARGE[0]))  # by the time that this machine has
+    assert "Detector of yard:\n  1312x738: " in said
+    assert ("# 1312x738: nanodet-plus-" in text) is (detector != "light")
 
 
 def test_passwords_go_into_a_file_that_only_the_owner_reads(tmp_path: Path) -> None:
