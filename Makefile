@@ -12,16 +12,17 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help base install demo test test-extras test-all check docs pages package licences graph extras locks platforms bench-quick clean
+.PHONY: help base install demo test test-runs test-extras test-all check docs pages package licences graph extras locks platforms bench-quick clean
 
 help:
 	@echo "make demo          install into .venv what a run needs, and run a shipped clip"
 	@echo "make base          install into .venv what a run needs: $(BASE)"
 	@echo "make install       also install the tools of developers: $(TOOLS)"
 	@echo "make extras        also install what training, Ray and some benchmarks need (torch is large)"
-	@echo "make test          run the tests, up to 10 minutes"
+	@echo "make test          run the tests, up to 10 minutes; not those of make test-runs"
+	@echo "make test-runs     run the tests that kill, disturb and compare whole runs"
 	@echo "make test-extras   run the tests that need what make extras installs"
-	@echo "make test-all      also run the long tests; print when all last passed"
+	@echo "make test-all      run every test, also the long ones; print when all last passed"
 	@echo "make check         check style, format and types"
 	@echo "make bench-quick   run every benchmark with the least work"
 	@echo "make docs          build a site of the documents in build/site; a dead link is an error"
@@ -67,8 +68,14 @@ demo: base
 
 # Two at once for each of two cores: a part of a test's time is that of processes which wait for each
 # other, for a camera that is away, or for a deadline. With three, tests of killed brokers fail.
+TESTS := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 test: install
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(TESTS) -m "not long and not whole_run"
+	@echo "left out: tests of whole runs (make test-runs) and long tests (make test-all)"
+
+# Only the files that have some: a worker takes 9 s of CPU time to collect all tests.
+test-runs: install
+	$(TESTS) -m "whole_run and not long" $$(grep -rl 'mark\.whole_run' tests --include='test_*.py')
 
 # Tests that skip without what `make extras` installs.
 NEEDS_EXTRAS := importorskip\("(torch|nncf|onnx|ray)"|find_spec\("torch"\) is None

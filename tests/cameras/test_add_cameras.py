@@ -20,6 +20,8 @@ from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.commands import user_folder
 from tests.support.runs import wait_until
 
+pytestmark = pytest.mark.whole_run
+
 DONE = 0
 PASSWORD = "swordfish9"
 

@@ -29,6 +29,8 @@ from tests.support.cameras.watched import LIVE, SECRET, WatchedRun, url
 from tests.support.recorded import payload
 from tests.support.runs import DEADLINE_S, published_in
 
+pytestmark = pytest.mark.whole_run
+
 LARGE, SMALL = (320, 240), (160, 120)
 TABLES = """
 [sources.gate]

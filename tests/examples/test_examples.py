@@ -29,6 +29,8 @@ from tests.support.own_servers import free_port
 from tests.support.phones import Phone
 from tests.support.runs import DEADLINE_S, environment, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 DEMO = ROOT / "framegate" / "cli" / "demo.mp4"

@@ -34,6 +34,8 @@ from tests.support.kserve.servers import Served, mlserver, triton
 from tests.support.kserve.told_model import HOLD, POLICY
 from tests.support.runs import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 pytest.importorskip("tritonclient.http", reason="the extra kserve is not installed")
 pytest.importorskip("tritonclient.grpc", reason="the extra kserve is not installed")
 

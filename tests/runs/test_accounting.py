@@ -22,6 +22,8 @@ from tests.support.cameras.watched import WatchedRun, url
 from tests.support.commands import framegate
 from tests.support.runs import DEADLINE_S, stop_process
 
+pytestmark = pytest.mark.whole_run
+
 SAMPLES = 50
 MORE = 40  # more than may wait, and longer
 NAMES = ("one", "two")

@@ -14,6 +14,8 @@ from tests.support.commands import Command, Reader, user_folder
 from tests.support.runs import stop_process, wait_until
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 DONE, USAGE = 0, 2
 LONG, SHORT = 2000, 60  # LONG: 80 s at its own pace
 

@@ -16,6 +16,8 @@ from tests.runs.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, Case
 from tests.support import footage
 from tests.support.commands import Ended, user_folder
 
+pytestmark = pytest.mark.whole_run
+
 TABLE = [
     pytest.param(case, id=case.name.replace(" ", "_"), marks=[pytest.mark.long] * case.long)
     for part in (sources, cameras, configuration, folders, stores, disks, poison)

@@ -7,6 +7,8 @@ import signal
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from framegate.pipeline.contracts.results import Result
 from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
@@ -15,6 +17,8 @@ from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.commands import framegate
 from tests.support.episodes import check, stored_changes
 from tests.support.runs import Run, published, published_in, wait_until
+
+pytestmark = pytest.mark.whole_run
 
 MOTION = "tns1:RuleEngine/CellMotionDetector/Motion"
 CONFIG = """

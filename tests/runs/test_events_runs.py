@@ -28,6 +28,8 @@ from tests.support.episodes import WALK, check, rules, stored_changes
 from tests.support.footage import Track
 from tests.support.runs import published_in, said, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 DONE = 0
 # Visits that move to the right.
 RIGHTWARDS = Likeness(tuple(10.0 if name == "heading_x" else 0.0 for name in NAMES), 0.0, (5, 0))

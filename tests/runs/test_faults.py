@@ -13,6 +13,8 @@ import pytest
 from tests.support.faults import ERRORS, KINDS, Fault, FaultyRuns, Outcome
 from tests.support.webhooks import receiving
 
+pytestmark = pytest.mark.whole_run
+
 SPREAD: Sequence[Sequence[Fault]] = (
     [Fault("rename", 1, "EIO")],  # of run.json: the run does not begin
     [

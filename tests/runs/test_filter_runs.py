@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from framegate.cli.demo import shipped_clip
 from framegate.pipeline.contracts.results import Object, Result
 from tests.support import footage
 from tests.support.commands import Command, framegate
 from tests.support.runs import DEADLINE_S, published_in, wait_until
+
+pytestmark = pytest.mark.whole_run
 
 CLIP = shipped_clip()
 DONE = 0

@@ -22,6 +22,8 @@ from tests.support.shaping import Shape
 from tests.support.stream_checker import checked
 from tests.support.webhooks import SINK, receiving
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 300  # 12 s
 BEFORE = 20  # results before something happens
 TAKEN_OVER = 75

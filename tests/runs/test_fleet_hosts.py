@@ -23,6 +23,8 @@ from tests.support.orphans import all_end
 from tests.support.runs import wait_until
 from tests.support.stream_checker import checked
 
+pytestmark = pytest.mark.whole_run
+
 NAMES = ("gate", "hall", "lane", "yard")
 BEFORE = 10  # results before something happens
 SERVED_AGAIN_S = 12.0  # wanted, from the cut to the session of the new host

@@ -18,6 +18,8 @@ from tests.support.own_models import own_model
 from tests.support.runs import wait_until
 from tests.support.stream_checker import checked
 
+pytestmark = pytest.mark.whole_run
+
 BEFORE = 20
 CONFIGURED = "nanodet-plus-128"
 

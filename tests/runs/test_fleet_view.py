@@ -30,6 +30,8 @@ from tests.support.own_servers import free_port
 from tests.support.recorded import write_both
 from tests.support.runs import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 100
 PLAYLIST = "application/vnd.apple.mpegurl"
 RECORDS = '[record]\nsources = ["north", "south"]\n'

@@ -26,6 +26,8 @@ from tests.support.cameras.watched import url
 from tests.support.commands import Command, framegate
 from tests.support.runs import published_in, said, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 DONE = 0
 DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
 COLLECT = DETECT + "[learn]\ncollect = true\n"

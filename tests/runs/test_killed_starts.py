@@ -16,6 +16,8 @@ from tests.support.commands import Reader, framegate, user_folder
 from tests.support.runs import environment
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 40
 WORDS = ("-d", "data", "--http", "off")
 

@@ -23,6 +23,8 @@ from tests.support.footage import bikes, opening, repeat
 from tests.support.own_models import own_model
 from tests.support.runs import DEADLINE_S, Published, Run, children, published_in, said, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 KINDS = ("ingest", "infer", "publish")
 SHARDS = ("shard-1", "shard-2")
 FIRST = {"ingest": "decode", "infer": "detect", "publish": "escalate"}

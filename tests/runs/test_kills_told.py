@@ -32,6 +32,8 @@ from tests.support.recorded import payload, segments
 from tests.support.runs import DEADLINE_S, Run, children, published_in, said, wait_until
 from tests.support.webhooks import SINK, WebhookReceiver, receiving
 
+pytestmark = pytest.mark.whole_run
+
 SOURCES = ("door", "gate", "shop", "yard")
 FRAMES = 250
 BESIDE = ("sinks", "valkey", "supervisor")

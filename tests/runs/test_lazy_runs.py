@@ -22,6 +22,8 @@ from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.cameras.watched import LIVE, WatchedRun, url
 from tests.support.runs import Run, published_in, said, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 SECONDS = 60
 MOVES = range(305, 330)
 LARGE = (320, 240)

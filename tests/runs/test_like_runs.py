@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from framegate.cli.demo import shipped_clip
 from framegate.pipeline.contracts.likeness import NUMBERS, Likeness
 from tests.support import footage
 from tests.support.commands import Command, framegate
 from tests.support.runs import DEADLINE_S, published_in, wait_until
+
+pytestmark = pytest.mark.whole_run
 
 TIMES = 4  # the clip of 40 s: the run must last until the click has an episode, also on a busy host
 EVERY = Likeness((0.0,) * NUMBERS, 5.0, (5, 0)).text()  # each visit is like the marked ones

@@ -44,6 +44,8 @@ from tests.support.episodes import WALK, check, stored_changes
 from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.webhooks import WebhookReceiver, receiving
 
+pytestmark = pytest.mark.whole_run
+
 DONE = 0
 GRAPH = """\
 # what the camera sees

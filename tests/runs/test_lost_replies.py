@@ -20,6 +20,8 @@ from framegate.pipeline.store.hop import function
 from tests.support.footage import bikes
 from tests.support.runs import Run, check_accounts, published, said
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 250
 CUT_EVERY = 7
 HOP = function("hop").encode()

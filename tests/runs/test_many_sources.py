@@ -15,6 +15,8 @@ from tests.support.commands import Command, Reader, user_folder
 from tests.support.runs import environment
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 DONE, USAGE = 0, 2
 FRAMES = 12
 

@@ -19,6 +19,8 @@ from tests.support.own_models import own_model
 from tests.support.runs import wait_until
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 USAGE = 2
 
 

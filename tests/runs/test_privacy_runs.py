@@ -16,6 +16,8 @@ from tests.support import footage
 from tests.support.commands import Command, framegate
 from tests.support.runs import published_in, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "images/coco128/000000000113.jpg"
 PHOTOGRAPH = Path(os.environ.get("FRAMEGATE_DATA", ""), NAME)

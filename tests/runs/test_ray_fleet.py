@@ -16,6 +16,8 @@ from tests.support.ray_hosts import HEAD, TOKEN, RayFleet, ray_fleet, strays
 from tests.support.runs import wait_until
 from tests.support.stream_checker import checked
 
+pytestmark = pytest.mark.whole_run
+
 pytest.importorskip("ray")
 
 BEFORE = 20  # results before something happens

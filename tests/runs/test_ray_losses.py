@@ -29,6 +29,8 @@ from tests.support.ray_hosts import HEAD, RayFleet, ray_fleet
 from tests.support.runs import wait_until
 from tests.support.stream_checker import Checker
 
+pytestmark = pytest.mark.whole_run
+
 pytest.importorskip("ray")
 
 HOSTS = ("one", "two", "three")

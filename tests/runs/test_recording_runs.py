@@ -16,6 +16,8 @@ from tests.support.episodes import WALK, stored_changes
 from tests.support.recorded import payload, segments, write_both
 from tests.support.runs import published_in, said
 
+pytestmark = pytest.mark.whole_run
+
 DONE = 0
 DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
 

@@ -17,6 +17,8 @@ from tests.support.commands import Command
 from tests.support.own_models import own_model, relabelled, without_numbers
 from tests.support.runs import published_in
 
+pytestmark = pytest.mark.whole_run
+
 DONE = 0
 SIZE = (128, 96)
 FRAMES = 10_000  # 400 s at a camera's pace: more than the test may take

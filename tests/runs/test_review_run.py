@@ -6,9 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.support import footage
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.commands import Command, framegate, user_folder
+
+pytestmark = pytest.mark.whole_run
 
 FRAMES = 4500  # three minutes: longer than this looks, on a busy machine too
 

@@ -11,11 +11,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support import footage
 from tests.support.asked import Asked, frames, kill, service, workers
 from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.runs import wait_until
 from tests.support.servers import server
+
+pytestmark = pytest.mark.whole_run
 
 DONE, SOURCE_FAILED = 0, 1
 FRAMES, LONG, SHORT = 250, 2000, 50

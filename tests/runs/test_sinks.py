@@ -21,6 +21,8 @@ from tests.support.phones import Phone
 from tests.support.runs import DEADLINE_S, Run, check_consistent, children, stop_process, wait_until
 from tests.support.webhooks import SECRET, SINK, WebhookReceiver, receiving
 
+pytestmark = pytest.mark.whole_run
+
 
 @pytest.fixture
 def receiver() -> Iterator[WebhookReceiver]:

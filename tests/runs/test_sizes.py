@@ -19,6 +19,8 @@ from tests.support.cameras.hostile import HostileCamera
 from tests.support.footage import steady, write_scene, write_sizes
 from tests.support.runs import DEADLINE_S, Run, environment, published_in, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 DESCRIPTORS = 150  # of each process; a run of two sources needs some 40
 AT_ONCE = '[store]\nfsync = "always"\n'  # an epoch is on the disk at once, not after a second
 

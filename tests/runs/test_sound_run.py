@@ -21,6 +21,8 @@ from tests.support.commands import Command, framegate
 from tests.support.footage import Track
 from tests.support.runs import published_in, said, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 DONE = 0
 DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
 HEAR = DETECT + "[workers]\nshards = 0\n[sound]\nsources = true\nleast_score = 0.05\n"

@@ -20,6 +20,8 @@ from tests.support.commands import Command
 from tests.support.own_models import own_model
 from tests.support.runs import published_in, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 DONE = 0
 FRAMES = 6000  # so many that no source is over before its last change; then the run is interrupted
 SIZE = (128, 96)  # small networks: the test is about their change

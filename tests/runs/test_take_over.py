@@ -30,6 +30,8 @@ from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.runs import environment, wait_until
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 60
 TAKEN_OVER = 75
 

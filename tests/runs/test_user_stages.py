@@ -20,6 +20,8 @@ from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.runs import wait_until
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 LONG = 600  # frames, 24 s: a run is stopped before, although a late stage catches up at once
 # On a slow machine a gate stays closed for longer than a worker may usually make no progress.
 PATIENT = "[workers]\nhung_s = 3600.0\n"

@@ -30,6 +30,8 @@ from tests.support.fleets import Fleet
 from tests.support.runs import wait_until
 from tests.support.webhooks import receiving
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 40
 SOURCES = ["ramp", "gate", "lane"]  # of the first, the second and the third server
 CLIPS = [f"{name}={name}.mp4" for name in SOURCES]

@@ -52,6 +52,8 @@ from tests.support.replicated import Door, Trio, trio
 from tests.support.runs import wait_until
 from tests.support.stream_checker import checked
 
+pytestmark = pytest.mark.whole_run
+
 CAM = "cam"
 REPLICAS = 1
 AFTERWARDS = 6  # calls that are still answered once the replica hears nothing more

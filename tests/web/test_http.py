@@ -30,6 +30,8 @@ from tests.support.footage import bikes, scene, steady, write_scene
 from tests.support.own_servers import free_port
 from tests.support.runs import DEADLINE_S, Run, children, environment, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 SECRET = "tulip-4711"

@@ -19,7 +19,7 @@ from tests.support.said import BEGAN
 from tests.support.web_server import serving_app
 from tests.support.whole_port import fill, whole_port
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.whole_run, needs_chromium]
 
 PAGES = ("", "review", "recordings", "rules", "visits", "unseen", "disagreements")
 ACCOUNTS = [f"{which}_{role}" for role in ROLES for which in ("every", "some")]
