@@ -192,7 +192,9 @@ def _finished(path: Path, source: str, latest: float) -> Segment | None:
 
 
 def ends(path: Path) -> tuple[float, float | None]:
-    """Return the ends of a file's pictures and sound, on the source's clock; None: no sound."""
+    """Return the ends of a file's pictures, in decoding time, and of its sound, seconds on the
+    source's clock; None: no sound.
+    """
     with open(path, "rb") as file:
         contents = read_file(file)
     shift = contents.info.shift_s

@@ -226,8 +226,8 @@ class Take:
             return self._due_from
 
     def recorded(self) -> tuple[float, float] | None:
-        """Return the ends of the recorded pictures and sound of the continued epoch, seconds on the
-        source's clock; None if nothing is recorded.
+        """Return the ends of the recorded pictures, in decoding time, and sound of the continued
+        epoch, seconds on the source's clock; None if nothing is recorded.
 
         An earlier decoder of a file may have begun the epoch and died before its first commit.
         """

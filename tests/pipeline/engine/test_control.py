@@ -22,12 +22,14 @@ from framegate.pipeline.engine.control_line import Answers, ControlLine
 from framegate.pipeline.engine.control_messages import (
     AnyRequest,
     Call,
+    CloseCameras,
     GetSharedMemory,
     GetStatus,
     GetTimes,
     Ping,
     Pong,
     Prepare,
+    Ready,
     SetOptions,
     SetSources,
     SharedMemory,
@@ -386,3 +388,155 @@ def test_a_worker_that_cannot_be_forked_now_is_started_a_moment_later(
         await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
     asyncio.run(start())
+
+
+def test_a_message_that_cannot_be_read_ends_the_worker_that_sent_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The supervisor restarts it; its other workers are not concerned."""
+
+    async def send(data: bytes) -> None:
+        ours, theirs = control_messages.make_pair()
+        line = ChildLine(ours, lambda _: None, no_memory)
+        waiting = asyncio.create_task(line.ask(Ping(), Pong))
+        await asyncio.sleep(0)
+        theirs.send(data)
+        with pytest.raises(NoReply, match="it has ended"):
+            await waiting
+        theirs.close()
+
+    for data in (b"no JSON", b'{"type":"Unknown"}', b"[" * 10_000):
+        caplog.clear()
+        asyncio.run(send(data))
+        assert "a worker sent a message that cannot be read" in caplog.text
+
+
+def test_a_reply_of_another_type_is_no_reply() -> None:
+    async def ask() -> None:
+        async with a_pair() as (line, _):
+            with pytest.raises(NoReply, match="its reply cannot be read"):
+                await line.ask(Ping(), RunStatus)
+
+    asyncio.run(ask())
+
+
+def test_a_descriptor_that_a_child_sends_is_closed() -> None:
+    """Only the supervisor passes descriptors on; it must not run out of them."""
+
+    async def send() -> None:
+        heard: list[Any] = []
+        ours, theirs = control_messages.make_pair()
+        line = ChildLine(ours, heard.append, no_memory)
+        file = os.memfd_create("sent")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            control_messages.send(theirs, Ready(), file)
+        await until(lambda: len(heard) == 20)
+        assert len(os.listdir("/proc/self/fd")) == before
+        line.close()
+        theirs.close()
+        os.close(file)
+
+    asyncio.run(send())
+
+
+def test_a_notice_for_which_the_system_has_no_room_waits_and_another_error_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, failures = socket.send_fds, [errno.ENOBUFS, errno.ENOMEM]
+
+    def send_fds(*words: Any) -> int:
+        if failures:
+            raise OSError(failures.pop(), "injected")
+        return real(*words)
+
+    async def tell() -> None:
+        heard: list[Any] = []
+        ours, theirs = control_messages.make_pair()
+        line, worker = ChildLine(ours, heard.append, no_memory), ControlLine(theirs)
+        monkeypatch.setattr(socket, "send_fds", send_fds)
+        await asyncio.to_thread(worker.tell, Ready())
+        await until(lambda: heard == [Ready()])
+        failures.append(errno.EBADF)
+        with pytest.raises(OSError, match="injected"):
+            await asyncio.to_thread(worker.tell, Ready())
+        line.close()
+        await until(lambda: isinstance(worker.ordered, Stop))
+
+    asyncio.run(tell())
+
+
+def test_cameras_are_closed_once_a_worker_can_and_a_reply_before_that_names_no_times() -> None:
+    async def close() -> None:
+        async with a_pair() as (line, worker):
+            line.tell(CloseCameras(["yard"]))  # it has no cameras so far
+            assert await line.ask(GetTimes(), Times) == {}
+            assert await line.ask(Ping(), Pong) == Pong(0)
+            closed: list[list[str]] = []
+            worker.let_answer(
+                Answers(lambda: 1, lambda: ["s"], dict, lambda *_: None, closed.append)
+            )
+            line.tell(CloseCameras(["door"]))
+            await until(lambda: closed == [["door"]])
+
+    asyncio.run(close())
+
+
+def test_a_worker_that_has_no_descriptor_left_for_a_message_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker that replaces it gets the settings again; the lost ones would leave this one with
+    other sources than the supervisor believes.
+    """
+    real = socket.recv_fds
+
+    def without_descriptors(*words: Any) -> Any:
+        data, _, flags, address = real(*words)
+        return data, [], flags, address
+
+    async def tell() -> None:
+        ours, theirs = control_messages.make_pair()
+        line = ChildLine(ours, lambda _: None, no_memory)
+        monkeypatch.setattr(socket, "recv_fds", without_descriptors)
+        worker = ControlLine(theirs)
+        line.tell(SetSources(many(1000)))  # so long that it is sent as a file
+        await until(lambda: isinstance(worker.ordered, Stop))
+        assert worker.sources is None
+        with pytest.raises(NoReply):
+            worker.ask(GetStatus(), RunStatus)
+        line.close()
+
+    asyncio.run(tell())
+    assert "this worker ends: it has too many open files to receive messages" in caplog.text
+
+
+def test_a_reply_that_the_supervisor_has_no_descriptor_for_fails_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker stays: its later replies are read."""
+    long = {"stage": {"times": ["x" * control_messages.PACKET]}}
+
+    async def ask() -> None:
+        ours, theirs = control_messages.make_pair()
+        line, worker = ChildLine(ours, lambda _: None, no_memory), ControlLine(theirs)
+        real = socket.recv_fds
+
+        def without_descriptors(end: socket.socket, *words: Any) -> Any:
+            data, descriptors, flags, address = real(end, *words)
+            if end is ours:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                descriptors = []
+            return data, descriptors, flags, address
+
+        worker.let_answer(Answers(lambda: 1, lambda: ["s"], lambda: long, lambda *_: None))  # type: ignore[arg-type, return-value]
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "recv_fds", without_descriptors)
+            with pytest.raises(NoReply, match="its reply is lost: too many files are open"):
+                await line.ask(GetTimes(), dict)
+        assert await line.ask(Ping(), Pong) == Pong(1, ["s"])
+        assert await line.ask(GetTimes(), dict) == long
+        line.close()
+        await until(lambda: isinstance(worker.ordered, Stop))
+
+    asyncio.run(ask())

@@ -176,6 +176,19 @@ def test_each_error_has_the_reason_that_a_person_can_act_on() -> None:
     assert gap_reason(OSError(5, "Input/output error")) == "disk_error"
     assert gap_reason(RecordingLost("gone")) == "index_error"
     assert gap_reason(RecordingLost("full", "disk_full")) == "disk_full"
+    with (
+        closing(sqlite3.connect(":memory:")) as database,
+        pytest.raises(sqlite3.OperationalError) as wrong,
+    ):
+        database.execute("SELECT * FROM missing")
+    assert gap_reason(wrong.value) == "index_error"
+
+
+def test_only_a_file_that_can_be_read_can_be_damaged(tmp_path: Path) -> None:
+    assert damage_of(tmp_path / NAME) is None
+    (tmp_path / NAME).mkdir()
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        damage_of(tmp_path / NAME)
 
 
 # -- an index of 0.2

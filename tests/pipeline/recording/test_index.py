@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -16,9 +18,9 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.adopt_files import rebuild
-from framegate.pipeline.recording.clips import pin_clips
+from framegate.pipeline.recording.clips import pin_clips, recorded_clips
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.index_tables import FOLDER, NAME
+from framegate.pipeline.recording.index_tables import FOLDER, NAME, IndexReplaced
 from framegate.pipeline.recording.recorder_states import OPEN, RecordedLoss, RecordingGap
 from framegate.pipeline.recording.retention import free_bytes, trim
 from framegate.pipeline.recording.segment_writer import Recording
@@ -288,3 +290,104 @@ def test_many_rows_cost_a_look_up_little(index: Index) -> None:
     for n in range(100):
         assert index.place("gate", 1, 700.0 * n + 1) is not None
     assert time.process_time() - began < 1.0  # about a thousandth of this is usual
+
+
+def test_segments_are_found_by_their_key_frame_their_init_part_their_path_and_their_sound(
+    index: Index,
+) -> None:
+    for n in range(40):
+        add(index, n, is_key=n in (0, 20, 21))
+    made = add(index, 40)
+    sounding = msgspec.structs.replace(
+        made, path="gate/1/day/sounding.mp4", pts=2.0, pts_end=3.0, init="b", sound=True
+    )
+    index.add([sounding])
+
+    def key_number(since: float, until: float) -> int | None:
+        found = index.key_segment("gate", NOW + since, NOW + until)
+        return None if found is None else round(found.pts / 4)
+
+    assert key_number(10.0, 90.0) == 20, "the first one from 10 s on"
+    assert key_number(85.0, 100.0) == 21, "none comes, so the last one before"
+    assert key_number(60.0, 70.0) == 0
+    assert key_number(61.0, 70.0) is None, "it began more than a minute before"
+    with_b = index.with_init("gate", "b")
+    assert with_b is not None
+    assert with_b.path == sounding.path
+    assert index.with_init("gate", "c") is None
+    last = index.last("gate", 1)
+    assert last is not None
+    assert last.path == made.path
+    last_with_sound = index.last("gate", 1, sounding=True)
+    assert last_with_sound is not None
+    assert last_with_sound.path == sounding.path
+    assert index.segment(made.path) == last
+    assert index.segment("gate/1/day/none.mp4") is None
+
+
+def test_only_segments_that_lie_within_a_range_are_within_it(index: Index) -> None:
+    for n in range(4):
+        add(index, n)
+    inside = [round(each.pts / 4) for each in index.within("gate", NOW + 3.0, NOW + 12.0)]
+    assert inside == [1, 2]
+
+
+def test_sums_and_marks_are_computed_again_from_the_rows(index: Index) -> None:
+    for n in range(4):
+        add(index, n)
+    index.pin("gate", NOW + 5, NOW + 6, "one", "alert")
+    before = index.recorded(), index.all_segments()
+    with closing(sqlite3.connect(index.folder / NAME)) as other, other:
+        other.execute("UPDATE segment SET pinned = 1")
+        other.execute("UPDATE kept SET bytes = 7, segments = 9")
+    assert (index.recorded(), index.all_segments()) != before
+    index.recount()
+    assert (index.recorded(), index.all_segments()) == before
+
+
+def test_a_change_without_a_clip_pins_nothing(index: Index) -> None:
+    add(index, 0)
+    moment = Moment(1, 0, 1.0, NOW + 1.0)
+    change = Change(
+        1, "gate/r/1-0/0", "end", "gate", "r", "v", "inside", "alert", moment, moment, moment
+    )
+    index.pin_clip(change)
+    assert index.pins() == []
+    assert not index.has_clip(change)
+    index.unpin("gate/r/1-0/0")
+
+
+def test_clips_wait_for_an_index_that_cannot_be_read(
+    index: Index, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Episodes matter more than their clips, and a pin without a recording does no harm."""
+    data = index.folder.parent
+    add(index, 0)
+    moment = Moment(1, 0, 1.0, NOW + 1.0)
+    change = Change(
+        1, "gate/r/1-0/0", "end", "gate", "r", "v", "inside", "alert", moment, moment, moment,
+        clip=Clip(3.0, 1.0),
+    )  # fmt: skip
+    with closing(sqlite3.connect(index.folder / NAME)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    changes = [change, msgspec.structs.replace(change, episode="another")]
+    assert pin_clips(data, changes) == changes
+    assert "clips of 2 changes of episodes are pinned later: " in caplog.text
+    assert recorded_clips(data, changes) == changes
+
+
+def test_rows_that_were_added_to_a_replaced_index_are_reported_as_lost(index: Index) -> None:
+    """Between the change and its end, another process moved the damaged files aside."""
+    made = add(index, 0)
+
+    def rows() -> Iterator[Segment]:
+        yield made
+        for name in (NAME, f"{NAME}-wal", f"{NAME}-shm"):
+            (index.folder / name).unlink(missing_ok=True)
+
+    with pytest.raises(IndexReplaced, match="it was replaced meanwhile"):
+        index.add(rows())
+    assert index.all_segments() == []
+    index.add([made])
+    assert [each.path for each in index.all_segments()] == [made.path]
+    assert not index.is_whole, "other rows are missing, so the files are read again"
