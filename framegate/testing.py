@@ -222,7 +222,7 @@ class Harness(Generic[S]):
 
         A frame for which the stage returns WAITS has no output in this call. It is given again in
         the next call, which returns its output. TypeError for an output that msgpack cannot encode,
-        or a state that is not of the stage's `State`.
+        one that is not a Result if the stage publishes, or a state that is not of its `State`.
         """
         outputs: list[Any] = []
         batch, self._waiting = self._waiting, []
@@ -290,6 +290,8 @@ class Harness(Generic[S]):
         outputs, after = self.stage.process(items, states)
         if len(outputs) != len(items):
             raise ValueError(f"{len(outputs)} outputs for {len(items)} frames")
+        if self._kind.publishes:
+            results.check_results(outputs)
         self._keep(after)
         self._waiting += [f for f, o in zip(batch, outputs, strict=True) if o is WAITS]
         given = [output for output in outputs if output is not WAITS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -438,6 +438,16 @@ def failed_result(source: str, position: Position, record: Record, published: fl
         looked_at=looked_at(record),
         camera_events=record.camera_events,
     )
+
+
+def check_results(outputs: Iterable[Any]) -> None:
+    """Raise TypeError if a stage that publishes returned anything but a Result for a frame."""
+    for output in outputs:
+        if not isinstance(output, Result):
+            raise TypeError(
+                f"it publishes results (publishes = True), and returned {output!r:.80}: it must "
+                "return a Result for each frame; a stage beside the main path leaves publishes out"
+            )
 
 
 def sounds_with(record: Record) -> Sounds | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
@@ -17,6 +17,7 @@ from msgspec import structs
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import FrameLost, StageRefused
 from framegate.pipeline.contracts.records import End, FailReason, Position, Record
+from framegate.pipeline.contracts.results import check_results
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.contracts.stage import (
     WAITS,
@@ -181,6 +182,8 @@ class HostedStage:
         if together:
             try:
                 called, after = self._call(together, states)
+            except StageRefused:
+                raise
             except Exception as error:
                 level = logging.WARNING
                 if isinstance(error, FrameLost):
@@ -207,12 +210,17 @@ class HostedStage:
     def _call(
         self, items: list[Item], states: Mapping[str, Any]
     ) -> tuple[list[bytes | Waits | None], Mapping[str, Any]]:
-        """Run the stage and encode its outputs; one that cannot be encoded fails the call."""
+        """Run the stage and encode its outputs; one that cannot be encoded fails the call.
+
+        StageRefused if it publishes anything but results.
+        """
         outputs, after = self.stage.process(items, states)
         check_mapping(after)
         if len(outputs) != len(items):
             raise ValueError(f"{len(outputs)} outputs for {len(items)} records")
         publishes = self.spec.publishes
+        if publishes:
+            self._check_results(outputs)
         encoded: list[bytes | Waits | None] = []
         for output in outputs:
             if not publishes and (output is None or output is WAITS):
@@ -247,6 +255,8 @@ class HostedStage:
                     continue
                 log.warning("source %s frame %s: %s", item.source, item.position, error)
                 output = Failure("frame_lost", aside=False)
+            except StageRefused:
+                raise
             except Exception:
                 log.exception(
                     "stage %s fails on frame %s of source %s; the frame is set aside",
@@ -314,6 +324,12 @@ class HostedStage:
             done += 1
         self._check_state(source, builder.state)
         return builder.finish(last, arrivals[done:], self._keep, awaits)
+
+    def _check_results(self, outputs: Sequence[Any]) -> None:
+        try:
+            check_results(outputs)
+        except TypeError as error:
+            raise StageRefused(f"stage {self.spec.name}: {error}") from error
 
     def _check_state(self, source: str, state: Any) -> None:
         """Raise StageRefused if the state is not of the class that the store returns it as."""

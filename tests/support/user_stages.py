@@ -305,6 +305,15 @@ class OtherState(PassOn):
         return output, {}
 
 
+class BadResult(Stage[NoState]):
+    """Publishes something that is not a result."""
+
+    publishes = True
+
+    def each(self, item: Item, state: NoState) -> tuple[dict[str, int], NoState]:  # noqa: ARG002
+        return {"people": 1}, state
+
+
 class BadEnd(Numbers):
     """Raises at the end of a source."""
 
