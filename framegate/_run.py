@@ -134,7 +134,8 @@ class Run:
     store    URL of the run's store, inside the block
     folder   its data folder
     sources  names of the sources that it began with
-    exit     exit code, once it has ended: Exit.SOURCE_FAILED if a source ended with a fault
+    exit     exit code, once it has ended: Exit.SOURCE_FAILED if a source ended with a fault, or the
+             run continued without a stage that failed
 
     Fails   entering: ConfigFaults with all faults of configuration and sources; RunEnded if the run
             does not start for another reason. Iterating: ResultsTrimmed; RunEnded if the run

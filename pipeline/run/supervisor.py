@@ -305,7 +305,8 @@ class Supervisor:
             if isinstance(error, Exception):
                 raise error
         assert self._ending.code is not None
-        if self._ending.code is Exit.DONE and self.faults:
+        is_partial = bool(self.faults or self._workers.given_up)
+        if self._ending.code is Exit.DONE and is_partial:
             return Exit.SOURCE_FAILED
         return self._ending.code
 

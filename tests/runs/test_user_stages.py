@@ -56,10 +56,10 @@ def reader(store: EmbeddedStore) -> Iterator[Reader]:
     found.close()
 
 
-def run(folder: Path, store: EmbeddedStore, *sources: str) -> str:
-    """Run to the end; what it said."""
+def run(folder: Path, store: EmbeddedStore, *sources: str, code: int = 0) -> str:
+    """Run to the end, with this exit code; what it said."""
     ended = framegate(folder, "run", *sources, "-d", "data", "--store", store.url)
-    assert ended.code == 0, ended.err
+    assert ended.code == code, ended.err
     return ended.err
 
 
@@ -106,7 +106,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
         end = encode(End(VERSION, 0, last=True, fault="damaged: long ago"))
         reader.client.hset("fg:{again}:own", "epoch", 1)
         reader.client.xadd("fg:{again}:out:detect", {"k": "end", "d": end}, id="1-0")
-        err = run(folder, store, "slow.mkv", "uneven.mkv", "a.mp4", "again.mp4")
+        err = run(folder, store, "slow.mkv", "uneven.mkv", "a.mp4", "again.mp4", code=1)
         yield Together(reader, err)
         reader.close()
 
@@ -258,6 +258,23 @@ def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path, us
     assert "stage extra: its state cannot be stored" in ended.err
 
 
+def test_a_published_output_that_is_no_result_ends_the_run_with_a_word(folder: Path) -> None:
+    (folder / "pipeline.toml").write_text('[stages.cache]\nuse = "user_stages:BadResult"\n')
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    ended = framegate(folder, "run", "a.mp4", "-d", "data")
+    assert ended.code == 2
+    assert "stage cache: it publishes results (publishes = True), and returned" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_run_without_a_side_stage_that_failed_exits_with_1(folder: Path) -> None:
+    user_folder(folder, more=side("OtherState", "detect"))
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    ended = framegate(folder, "run", "a.mp4", "-d", "data")
+    assert "the run continues without side" in ended.err
+    assert ended.code == 1
+
+
 @pytest.mark.long  # it has to die again and again, with pauses
 def test_a_side_stage_that_cannot_live_is_given_up(
     folder: Path, store: EmbeddedStore, reader: Reader
@@ -266,7 +283,7 @@ def test_a_side_stage_that_cannot_live_is_given_up(
     more = side("Crashes", "detect") + '[stages.after]\nuse = "user_stages:Numbers"\n'
     user_folder(folder, more=f'{more}input = "side"\n')
     footage.write_scene(folder / "a.mp4", footage.steady(200))
-    err = run(folder, store, "a.mp4")
+    err = run(folder, store, "a.mp4", code=1)
     reader.whole("a", 200)
     assert "worker side: it ended 10 times in a row without progress (last: exit code 7)" in err
     assert "the run continues without side, after" in err
