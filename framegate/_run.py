@@ -99,6 +99,8 @@ def run(
     """
     if pace not in (None, "realtime", "fast"):
         raise ValueError(f'pace = {pace!r}: it must be "realtime", "fast" or None')
+    if resume and folder is None:
+        raise ValueError("resume = True: give the folder of the run to continue")
     named: list[str] = []
     tables = dict(changes or {})
     if isinstance(sources, Mapping):
@@ -228,7 +230,10 @@ class Run:
             return ConfigFaults(ended.faults)
         code = Exit(ended.exit)
         why = ended.message or f"exit code {int(code)}; its log states the reason"
-        return RunEnded(f"the run has ended: {why}", code)
+        event = "the run has ended"
+        if not self.store:
+            event = "the run did not start"
+        return RunEnded(f"{event}: {why}", code)
 
     def _check(self) -> None:
         """Raise RunEnded if the run has ended by itself."""

@@ -13,15 +13,16 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
 from framegate._run import DRAIN_S, STOP_S, Began, Ended, Wanted
-from framegate.pipeline.config.config import HttpConfig, find_config, read_config
+from framegate.pipeline.config.config import COMMAND_LINE, HttpConfig, find_config, read_config
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.run.folder import read_run
 from framegate.pipeline.run.run import run
 from framegate.pipeline.run.run_processes import RunOptions
 from framegate.pipeline.system.logs import set_up_logging
@@ -42,9 +43,9 @@ def main() -> int:
     try:
         ended = Ended(_run(wanted, program))
     except ConfigFaults as error:
-        ended = Ended(error.exit, faults=error.faults)
+        ended = Ended(error.exit, faults=[_in_python(fault) for fault in error.faults])
     except FramegateError as error:
-        ended = Ended(error.exit, str(error))
+        ended = Ended(error.exit, _in_python(str(error)))
     finally:
         if wanted.is_temporary:
             shutil.rmtree(wanted.folder, ignore_errors=True)
@@ -60,6 +61,9 @@ def _run(wanted: Wanted, program: socket.socket) -> Exit:
     sources = {name: {"url": place} for name, place in named.items()}
     tables = {**wanted.tables, "sources": {**wanted.tables.get("sources", {}), **sources}}
     config = read_config(origin, text, tables)
+    has_run = wanted.resume and read_run(Path(wanted.folder)) is not None
+    if not config.sources and not has_run:
+        raise ConfigFaults(['no source; pass one, for example: run({"door": "rtsp://..."})'])
     if config.http.listen is None:
         config = replace(config, http=HttpConfig("off"))
     set_up_logging(config.log.level, "run", config.log.format)
@@ -76,6 +80,25 @@ def _run(wanted: Wanted, program: socket.socket) -> Exit:
         began=began,
     )
     return run(config, options)
+
+
+_ARGUMENTS: Final = (
+    ("another folder with -d", "another folder"),
+    ("another -d", "another folder"),
+    ("a shorter -d", "a shorter folder"),
+    ("--resume", "resume=True"),
+    ("--take-over", "take_over=True"),
+    (" (--http)", ""),
+    ("on the command line", "in the arguments"),
+    (f"{COMMAND_LINE}:", "arguments:"),
+)
+
+
+def _in_python(fault: str) -> str:
+    """Return a fault with the arguments of `framegate.run` for the options of the command line."""
+    for option, argument in _ARGUMENTS:
+        fault = fault.replace(option, argument)
+    return fault
 
 
 def _send(program: socket.socket, message: Began | Ended) -> None:

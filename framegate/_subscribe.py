@@ -10,7 +10,7 @@ from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import RESULTS, Follower, Start, outputs
 from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
@@ -91,7 +91,7 @@ def subscribe(
               the group is created
     stage     name of a stage whose outputs are read instead of results: an iterator over `Output`.
               Of a stage on the main path, only outputs that the next stage has not read are
-              available
+              available. With a data folder, an unknown name is refused
     output    type of these outputs, such as a msgspec.Struct; without it, they are dicts, lists,
               texts and numbers. An output of another type raises msgspec.ValidationError
     until_end   stop when each source has ended; otherwise continue forever
@@ -114,9 +114,14 @@ def subscribe(
         opened = OpenedStore(str(store))
     else:
         opened = open_store(Path(store))
-    if fault := _ended_fault(opened, start, group):
+    try:
+        if fault := _ended_fault(opened, start, group):
+            raise ConfigFaults([fault])
+        if stage is not None:
+            opened.check_stage(stage)
+    except FramegateError:
         opened.close()
-        raise ConfigFaults([fault])
+        raise
     if group is None or consumer is None:
         follower = Follower(sources, start, until_end, channel, opened.ended)
         return Subscription(Reader(opened.url, follower, patience_s), opened.close)

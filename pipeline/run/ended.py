@@ -18,13 +18,14 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
+from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     Exit,
@@ -32,6 +33,7 @@ from framegate.pipeline.contracts.errors import (
     RunRefused,
     StoreLost,
     StoreRefused,
+    did_you_mean,
 )
 from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
@@ -52,6 +54,7 @@ class OpenedStore:
     url     URL of the store
     folder  data folder of the run; None if only the URL is known
     ended   whether the run has ended, so that nothing is added
+    stages  names of the stages of an active run that have outputs of their own; empty: unknown
     """
 
     def __init__(
@@ -59,16 +62,40 @@ class OpenedStore:
         url: str,
         folder: Path | None = None,
         keeper: subprocess.Popen[bytes] | None = None,
+        stages: Sequence[str] = (),
     ) -> None:
         """Wrap a store; use `open_store`. keeper: process that ends the server of an ended run"""
         self.url = url
         self.folder = folder
         self.ended = keeper is not None
+        self.stages = frozenset(stages)
         self._end = weakref.finalize(self, _end, keeper)
 
     def close(self) -> None:
         """End the server if it belongs to this reader. May be called again."""
         self._end()
+
+    def check_stage(self, stage: str) -> None:
+        """Raise ConfigFaults if the run has no such stage: its outputs would never come.
+
+        A store that other runs may use, or whose run is unknown, is not checked.
+        """
+        if stage in self.stages or not (self.stages or self.ended):
+            return
+        # A resumed run may lack a stage that it had before, whose outputs are still there.
+        pattern = keys.out("*", "*")
+        if self.ended:
+            pattern = keys.at("*", "*")
+        with store_errors(self.url), connect(self.url) as client:
+            stored = {key.decode().rpartition(":")[2] for key in client.scan_iter(pattern)}
+        known = sorted(self.stages | stored)
+        if stage not in known:
+            raise ConfigFaults(
+                [
+                    f"stage = {stage!r}: the run in {self.folder} has no outputs of such a stage; "
+                    f"it has those of {', '.join(known)}{did_you_mean(stage, known)}"
+                ]
+            )
 
     def how_it_goes_on(self) -> str:
         """Return a message for users about an ended run and its commands."""
@@ -96,7 +123,8 @@ def open_store(folder: Path | None, url: str | None = None) -> OpenedStore:
     while True:
         try:
             run = find_run(folder)
-            return OpenedStore(run.store, Path(run.folder))
+            store = run.store_url()
+            return OpenedStore(store.url, Path(run.folder), stages=store.stages)
         except NoRun as error:
             ended = folder or _last_folder()
             if ended is None:

@@ -93,9 +93,13 @@ class SourceList(msgspec.Struct, frozen=True, tag=True):
 
 
 class StoreUrl(msgspec.Struct, frozen=True, tag=True):
-    """The store's URL, with its password."""
+    """The store's URL, with its password.
+
+    stages  names of the stages with outputs of their own; empty if other runs may use the store
+    """
 
     url: str
+    stages: tuple[str, ...] = ()
 
 
 class HttpToken(msgspec.Struct, frozen=True, tag=True):
@@ -217,9 +221,13 @@ class Running(msgspec.Struct, frozen=True):
     @property
     def store(self) -> str:
         """Request the store's URL from the run; it may contain a password, so no file has it."""
+        return self.store_url().url
+
+    def store_url(self) -> StoreUrl:
+        """Request the store's URL and the names of the stages from the run."""
         reply = ask(Path(self.folder), GetStore(), ANSWER_S)
         assert isinstance(reply, StoreUrl)
-        return reply.url
+        return reply
 
     @property
     def http_token(self) -> str:

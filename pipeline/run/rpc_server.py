@@ -60,14 +60,14 @@ _commands = msgspec.json.Decoder(RunCommand)
 
 @asynccontextmanager
 async def answered(
-    folder: Path, supervisor: Supervisor, store: str, http_token: str = ""
+    folder: Path, supervisor: Supervisor, store: StoreUrl, http_token: str = ""
 ) -> AsyncIterator[None]:
     """Carry out the commands of the same user for the length of the block.
 
-    store       URL of the store
+    store       URL of the store, and the stages of the run
     http_token  access token of the HTTP port; "" if it needs none
     """
-    access = (StoreUrl(store), HttpToken(http_token))
+    access = (store, HttpToken(http_token))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

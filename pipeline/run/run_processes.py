@@ -30,7 +30,7 @@ from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered
 from framegate.pipeline.run.progress import Progress, RunOutputs
 from framegate.pipeline.run.restarts import Deaths
-from framegate.pipeline.run.rpc import announced
+from framegate.pipeline.run.rpc import StoreUrl, announced
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.slot import SlotFollower
 from framegate.pipeline.run.sources import RunSources
@@ -115,9 +115,7 @@ async def supervise(
         drop_certificates(folder.path / CERTIFICATES, plan.certificates_age_s, read_host_clock())
         sources.forget_models()
 
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, supervisor.drain)
+    _drain_at_signals(supervisor, options)
     print_errors: list[OSError] = []
     printer = None
     if options.json:
@@ -146,7 +144,7 @@ async def supervise(
     for task in tasks:
         task.add_done_callback(_log_error)
     try:
-        async with answered(folder.path, supervisor, plan.store, _secret(setup)):
+        async with answered(folder.path, supervisor, _store_url(setup, plan), _secret(setup)):
             with announced(folder.path, http):
                 if options.began is not None:
                     options.began(plan.store, sources.specs())
@@ -162,6 +160,22 @@ async def supervise(
     if print_errors and code is Exit.DONE:
         return Exit.SOURCE_FAILED
     return code
+
+
+def _drain_at_signals(supervisor: Supervisor, options: RunOptions) -> None:
+    hint = "; a second Ctrl-C stops at once"
+    if options.began is not None:
+        hint = ""  # a program stops its run by leaving its block
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, supervisor.drain, hint)
+
+
+def _store_url(setup: RunSetup, plan: Plan) -> StoreUrl:
+    stages: list[str] = []
+    if setup.embedded is not None:
+        stages = [stage.name for stage in plan.stages if not stage.publishes]
+    return StoreUrl(plan.store, tuple(stages))
 
 
 async def _stop_printer(printer: Printer, code: Exit) -> None:

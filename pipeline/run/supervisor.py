@@ -92,6 +92,7 @@ class Supervisor:
         self._workers = Workers(plan, sources, self._probe, self._ending, self._settle)
         self._listeners: list[SourcesListener] = []
         self._draining = False
+        self._hint = ""
         self._next_disk_look = 0.0  # monotonic time of the next look for a full disk
         self._unreachable_since: float | None = None
         self._changing = asyncio.Lock()
@@ -101,14 +102,18 @@ class Supervisor:
 
     # -- requests
 
-    def drain(self) -> None:
-        """Stop decoding, finish the decoded frames, then end. A second call ends at once."""
+    def drain(self, hint: str = "") -> None:
+        """Stop decoding, finish the decoded frames, then end. A second call ends at once.
+
+        hint  words for the log about how to end at once
+        """
         if self._draining:
             self._ending.end(Exit.STOPPED_TWICE)
             return
         self._draining = True
         self._next_disk_look = time.monotonic() + FULL_DISK_S
-        log.info("finishing decoded frames; a second Ctrl-C stops at once")
+        self._hint = hint
+        log.info("finishing decoded frames%s", hint)
         self._workers.drain()
 
     def listen(self, listener: SourcesListener) -> None:
@@ -398,10 +403,13 @@ class Supervisor:
         if self._store_watch is not None:
             free_mb = free_bytes(Path(self.plan.folder)) / 1e6
             fault = f"{fault}; {free_mb:.1f} MB free in {self.plan.folder}"
+        how_to_end = ""
+        if self._hint:
+            how_to_end = f"{self._hint}, and --resume continues"
         log.warning(
-            "the drain waits: %s; it continues when there is space; a second Ctrl-C stops at "
-            "once, and --resume continues",
+            "the drain waits: %s; it continues when there is space%s",
             fault,
+            how_to_end,
         )
 
     def _note_faults(self, probe: ProbeResult, same: set[str]) -> None:

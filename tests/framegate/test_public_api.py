@@ -215,6 +215,44 @@ class TestRun:
         assert len(refused.value.faults) == 2
         assert refused.value.exit is errors.Exit.USAGE
 
+    @pytest.mark.parametrize("arguments", [{}, {"folder": "empty", "resume": True}])
+    def test_a_run_without_sources_is_refused(
+        self, quiet: dict[str, Any], arguments: dict[str, Any]
+    ) -> None:
+        Path("empty").mkdir()
+        with (
+            pytest.raises(errors.ConfigFaults, match="no source; pass one"),
+            run({}, changes=quiet, **arguments),
+        ):
+            raise AssertionError("it began")
+
+    def test_faults_name_arguments_and_no_options_of_the_command_line(
+        self, clip: Path, quiet: dict[str, Any]
+    ) -> None:
+        wrong = {**quiet, "gate": {"mode": "of"}}
+        with (
+            pytest.raises(errors.ConfigFaults, match=r"^arguments: gate\.mode"),
+            run(clip, None, wrong),
+        ):
+            raise AssertionError("it began")
+        with run({"grey": clip}, changes=quiet, folder="data"):
+            pass
+        again = run({"grey": clip}, changes=quiet, folder="data")
+        refusal = (
+            "the run did not start: .*: add resume=True to continue it, or select another folder$"
+        )
+        with pytest.raises(errors.RunEnded, match=refusal), again:
+            raise AssertionError("it began")
+
+    def test_the_log_names_no_keys(
+        self, clip: Path, quiet: dict[str, Any], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with run({"grey": clip}, changes={**quiet, "log": {"level": "INFO"}}):
+            pass
+        log = capfd.readouterr().err
+        assert "finishing decoded frames" in log
+        assert "Ctrl-C" not in log
+
     def test_a_run_whose_program_is_killed_dies_with_it(
         self, tmp_path: Path, quiet: dict[str, Any]
     ) -> None:
@@ -242,6 +280,10 @@ class TestRun:
     def test_a_wrong_pace_is_refused(self) -> None:
         with pytest.raises(ValueError, match="pace = 'slow': it must be"):
             run("clip.mp4", pace="slow")  # type: ignore[arg-type]
+
+    def test_a_run_is_resumed_in_its_folder(self) -> None:
+        with pytest.raises(ValueError, match="give the folder of the run to continue"):
+            run([], resume=True)
 
     def test_a_run_gives_results_in_its_block_only(self, clip: Path) -> None:
         with pytest.raises(RuntimeError, match="in its `with` block only"):
@@ -271,6 +313,17 @@ class TestSubscribe:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             subscribe(tmp_path, **arguments)
+
+    def test_an_unknown_stage_is_refused(self, clip: Path, quiet: dict[str, Any]) -> None:
+        with run({"grey": clip}, changes=quiet, folder="data") as running:
+            for unknown in ("detekt", "cache"):  # cache publishes the results themselves
+                with pytest.raises(errors.ConfigFaults, match=f"stage = '{unknown}': .* detect, "):
+                    subscribe(running.folder, stage=unknown)
+            list(running)
+        with pytest.raises(errors.ConfigFaults, match="did you mean detect"):
+            subscribe("data", start="earliest", stage="detekt")
+        with subscribe("data", start="earliest", stage="detect") as outputs:
+            list(outputs)
 
     def test_positions_of_results_are_a_start(self, clip: Path, quiet: dict[str, Any]) -> None:
         with run({"grey": clip}, changes=quiet, folder="data") as running:

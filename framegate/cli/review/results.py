@@ -20,7 +20,7 @@ import msgspec
 from framegate.cli.console.arguments import add_place, place_faults
 from framegate.cli.help import ending
 from framegate.pipeline.client import Subscription
-from framegate.pipeline.client.follower import RESULTS, Follower, outputs
+from framegate.pipeline.client.follower import RESULTS, Channel, Follower, outputs
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import WHEN, Span, TimeOrPosition, moment
 from framegate.pipeline.config.store import url_said
@@ -89,7 +89,10 @@ def _results(parsed: argparse.Namespace) -> Exit:
     with open_store(parsed.data, store) as opened:
         if parsed.data is None and opened.ended:
             to_user.warning("results of the run in %s, which has ended", opened.folder)
-        channel = RESULTS if parsed.stage is None else outputs(parsed.stage, object)
+        channel: Channel[Any] = RESULTS
+        if parsed.stage is not None:
+            opened.check_stage(parsed.stage)
+            channel = outputs(parsed.stage, object)
         follows = parsed.follow and not opened.ended
         follower = Follower(parsed.names, "earliest", follows, channel, once=not follows)
         with Subscription[Any](Reader(opened.url, follower, PATIENCE_S)) as stored:
