@@ -92,7 +92,7 @@ class OpenedStore:
         if stage not in known:
             raise ConfigFaults(
                 [
-                    f"stage = {stage!r}: the run in {self.folder} has no outputs of such a stage; "
+                    f"stage {stage!r}: the run in {self.folder} has no outputs of such a stage; "
                     f"it has those of {', '.join(known)}{did_you_mean(stage, known)}"
                 ]
             )

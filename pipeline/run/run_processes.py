@@ -258,6 +258,7 @@ def _http_port(
         proxies=http.proxies,
         proxy_user=http.proxy_user,
         proxy_groups=http.proxy_groups,
+        stages=_store_url(setup, plan).stages,
     )
     port = HttpPort(
         listening,

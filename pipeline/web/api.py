@@ -33,7 +33,7 @@ from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import Span, TimeOrPosition, moment
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.episodes import Change, EventEntry
-from framegate.pipeline.contracts.errors import FramegateError, ResultsTrimmed
+from framegate.pipeline.contracts.errors import FramegateError, ResultsTrimmed, did_you_mean
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.review.projector import EPISODES
 from framegate.pipeline.store.hop import FRAME
@@ -115,15 +115,17 @@ def api_routes(
     sources: Callable[[], Sequence[str]],
     leaving: asyncio.Event | None = None,
     streams: AtOnce | None = None,
+    stages: Sequence[str] = (),
 ) -> list[Route]:
     """Return the routes.
 
     sources  returns the names of the run's sources; may block for some ms
     leaving  set when the server is to end: a stream sends the stored results, and ends
     streams  limit of streams, shared with those of pictures
+    stages   stages with outputs of their own; empty: unknown
     """
     places = streams or AtOnce(LIMITS.streams, "streams")
-    api = _Results(store, sources, leaving or asyncio.Event(), places)
+    api = _Results(store, sources, leaving or asyncio.Event(), places, stages)
     listed = [SOURCE, _STAGE, FROM, TO, AFTER, AT_MOST]
     streamed = [SOURCE, _STAGE, FROM, TO, AFTER, STREAM_START, LAST_ID]
     followed = [SOURCE, AFTER, STREAM_START, LAST_ID]
@@ -151,11 +153,13 @@ class _Results:
         sources: Callable[[], Sequence[str]],
         leaving: asyncio.Event,
         streams: AtOnce,
+        stages: Sequence[str],
     ) -> None:
         self._store = store
         self._sources = sources
         self._leaving = leaving
         self._streams = streams
+        self._stages = stages
 
     async def results(self, request: Request) -> Response:
         """Results as JSON: the last of each source; `?source=A,B`, `?limit=` for each (100, at most
@@ -195,7 +199,21 @@ class _Results:
         caller = caller_of(request)
         known = caller.seen(await run_in_threadpool(self._sources))
         query = _query(request.query_params, known, channel)
+        stage = request.query_params.get("stage", "")
+        if channel is None and stage and self._stages and stage not in self._stages:
+            await run_in_threadpool(self._check_stored, stage, query)
         return replace(query, is_named=query.is_named or caller.sources is not None)
+
+    def _check_stored(self, stage: str, query: PageQuery) -> None:
+        """Raise Refusal unless the run had this stage before it was resumed, and its outputs."""
+        streams = [query.channel.stream(source) for source in query.sources]
+        with store_errors(self._store), connect(self._store) as client:
+            is_stored = bool(streams) and client.exists(*streams)
+        if not is_stored:
+            known = sorted(self._stages)
+            near = did_you_mean(stage, known)
+            there = ", ".join(known)
+            raise Refusal(404, f"no stage {stage!r} has outputs; there are: {there}{near}")
 
 
 # -- The parameters of a request.

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from framegate.pipeline.client.when import time_of
@@ -93,6 +94,21 @@ def refused(error: Exception) -> Response:
     if status == 503:
         headers["Retry-After"] = "1"
     return Response(msgspec.json.encode(ApiFault(str(error), places)), status, headers, JSON)
+
+
+def not_served(request: Request, error: Exception) -> Response:
+    """Return the response to a path or a method that no route serves: JSON below /api/v1."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    reason = f"there is no {path[:200]}; /api/v1/openapi.json describes the paths below /api/v1"
+    if error.status_code == 405:
+        allowed = " or ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        reason = f"{path[:200]} takes {allowed}, not {request.method[:32]}"
+    if not path.startswith("/api/"):
+        return PlainTextResponse(f"{reason}\n", error.status_code, error.headers)
+    response = refused(Refusal(error.status_code, reason))
+    response.headers.update(error.headers or {})
+    return response
 
 
 class AtOnce:

@@ -92,6 +92,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     proxies       addresses of the proxies that log users in
     proxy_user    header in which these name the user
     proxy_groups  header in which these name the user's groups
+    stages        stages of the run with outputs of their own; empty: other runs use the store, too
     idle_s        seconds without a request after which the process ends
     """
 
@@ -114,6 +115,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     proxies: tuple[str, ...] = ()
     proxy_user: str = ""
     proxy_groups: str = ""
+    stages: tuple[str, ...] = ()
     idle_s: float = 75.0  # above a minute: a scrape each minute does not start a process each time
 
 

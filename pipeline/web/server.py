@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -49,7 +50,7 @@ from framegate.pipeline.web.control.live_config import config_routes
 from framegate.pipeline.web.control.rules import rule_routes
 from framegate.pipeline.web.fleet.fleet import Fleet, fleet_routes
 from framegate.pipeline.web.fleet.forward import Forwarder
-from framegate.pipeline.web.limits import JSON, LIMITS, NO_STORE, AtOnce, WebLimits
+from framegate.pipeline.web.limits import JSON, LIMITS, NO_STORE, AtOnce, WebLimits, not_served
 from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.pictures.frames import FrameViews
 from framegate.pipeline.web.port import WebSpec
@@ -187,7 +188,8 @@ def make_app(
         fleet = Fleet(spec.store, spec.slot, forwarder)
     run = RunReader(line, spec.store, frames, Path(spec.folder), fleet)
     streams = AtOnce(limits.streams, "streams")
-    all_routes = routes(run) + api_routes(spec.store, run.names, leaving, streams)
+    all_routes = routes(run)
+    all_routes += api_routes(spec.store, run.names, leaving, streams, spec.stages)
     all_routes += filter_routes(Path(spec.folder), spec.store, run.ask_filters)
     all_routes += login_routes(sessions)
     all_routes += fleet_routes(spec.store)
@@ -221,7 +223,8 @@ def make_app(
         elsewhere,
     )
     return Starlette(
-        routes=with_doors(all_routes), exception_handlers={FramegateError: _unavailable}
+        routes=with_doors(all_routes),
+        exception_handlers={FramegateError: _unavailable, HTTPException: not_served},
     )
 
 

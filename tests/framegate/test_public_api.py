@@ -317,7 +317,7 @@ class TestSubscribe:
     def test_an_unknown_stage_is_refused(self, clip: Path, quiet: dict[str, Any]) -> None:
         with run({"grey": clip}, changes=quiet, folder="data") as running:
             for unknown in ("detekt", "cache"):  # cache publishes the results themselves
-                with pytest.raises(errors.ConfigFaults, match=f"stage = '{unknown}': .* detect, "):
+                with pytest.raises(errors.ConfigFaults, match=f"stage '{unknown}': .* detect, "):
                     subscribe(running.folder, stage=unknown)
             list(running)
         with pytest.raises(errors.ConfigFaults, match="did you mean detect"):

@@ -144,6 +144,20 @@ def test_what_cannot_be_answered_says_why(
             assert says in answer.json()["error"]
 
 
+def test_an_unknown_stage_is_refused(store: EmbeddedStore, publisher: Publisher) -> None:
+    publisher.client.xadd(keys.out("door", "former"), {"k": "frame", "d": b""}, id="1-3")
+    with serving(api_routes(store.url, lambda: KNOWN, stages=["detect", "zone"])) as port:
+        for path in ("results", "results/stream"):
+            base = f"http://127.0.0.1:{port}/api/v1/{path}"
+            refused = httpx.get(f"{base}?stage=zones")
+            assert refused.status_code == 404
+            assert "there are: detect, zone; did you mean zone?" in refused.json()["error"]
+        known = httpx.get(f"http://127.0.0.1:{port}/api/v1/results?stage=zone")
+        assert known.json()["results"] == []
+        before = f"http://127.0.0.1:{port}/api/v1/results?stage=former&after=door=1-9"
+        assert httpx.get(before).status_code == 200, "the run had it before it was resumed"
+
+
 # -- Events.
 
 

@@ -208,6 +208,19 @@ def test_each_route_has_a_row_and_each_row_a_route(app: Starlette) -> None:
     assert len(routes) == len(app.routes), "only a Route has a door"
 
 
+def test_a_path_or_method_that_nothing_serves_is_answered_in_json(base: str) -> None:
+    login = {"Authorization": f"Bearer {token_of(ROLES[-1])}"}
+    unknown = httpx.get(f"{base}/api/v1/sauces", headers=login)
+    assert unknown.status_code == 404
+    assert "there is no /api/v1/sauces; /api/v1/openapi.json" in unknown.json()["error"]
+    refused = httpx.delete(f"{base}/api/v1/results", headers=login)
+    assert refused.status_code == 405
+    assert "GET" in refused.headers["Allow"]
+    assert "/api/v1/results takes GET" in refused.json()["error"]
+    page = httpx.get(f"{base}/nothing", headers=login)
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/plain; charset=utf-8")
+
+
 def test_a_route_without_a_row_is_refused_with_what_to_add() -> None:
     new = Route("/api/v1/new/{source:path}", PlainTextResponse("new"), methods=["POST"])
     with pytest.raises(RouteWithoutRow, match=r"add to ROUTES .* \"POST /api/v1/new/\{source\}\""):
