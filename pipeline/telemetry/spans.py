@@ -107,7 +107,9 @@ class FrameSpans:
         self.counts: dict[str, SpanCounts] = {}
         self._stages = {stage.name: stage for stage in spec.stages}
         described = {"service.instance.id": spec.run, "framegate.worker": spec.name}
-        if "OTEL_SERVICE_NAME" not in os.environ:
+        attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        named = [pair.partition("=")[0].strip() for pair in attributes.split(",")]
+        if "OTEL_SERVICE_NAME" not in os.environ and "service.name" not in named:
             described["service.name"] = "framegate"
         self._ids = _GivenIds()
         self._provider = TracerProvider(

@@ -107,9 +107,13 @@ def test_each_stage_of_a_traced_frame_is_one_span(
     """Also after a worker was killed and its successor did some frames again."""
     footage.write_scene(tmp_path / "a.mp4", footage.steady(FRAMES))
     folder = traced_folder(tmp_path / "user", apart=apart)
+    service, described = "framegate", "deployment.environment=test"
+    if apart:
+        service, described = "yard", "deployment.environment=test, service.name=yard"
     with receiving() as (receiver, url):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-site=door")
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", described)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         words = ("run", str(tmp_path / "a.mp4"), "-d", "data", "--pace", "realtime")
         with Command(folder, *words) as run:
@@ -125,7 +129,7 @@ def test_each_stage_of_a_traced_frame_is_one_span(
     identity = json.loads((folder / "data" / "run.json").read_text(encoding="utf-8"))["run"]
     expected = traced_by(identity, "a", results[0].epoch)
     assert 0.1 * FRAMES < len(expected) < 0.4 * FRAMES
-    assert {resource["service.name"] for resource in receiver.resources} == {"framegate"}
+    assert {resource["service.name"] for resource in receiver.resources} == {service}
     assert {headers["x-site"] for headers in receiver.headers} == {"door"}
 
     by_id = {(span.trace_id.hex(), span.span_id.hex()): span for span in receiver.spans}
