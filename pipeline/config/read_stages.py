@@ -84,7 +84,19 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
     return entries
 
 
+# Tables within another one, by the names that look like tables of their own.
+_WITHIN: Final = {
+    "areas": "events.areas",
+    "lines": "events.lines",
+    "masks": "privacy.masks",
+    "profiles": "events.profiles",
+    "rules": "events.rules",
+}
+
+
 def _similar_table(key: str, known: Sequence[str], stages: Table) -> str:
+    if key in _WITHIN:
+        return f"; did you mean {_WITHIN[key]}?"
     return did_you_mean(key, known) or did_you_mean(key, stages).replace("mean ", "mean stages.")
 
 

@@ -256,8 +256,8 @@ def _placed_beside(config: Config, name: str, other: str) -> dict[str, tuple[str
 def doubts(config: Config, known: Mapping[str, bool]) -> list[str]:
     """Return warnings about settings that are probably mistakes.
 
-    They are names of unknown sources, which may be typing errors or added later, and the recording
-    of all cameras in a run with files only.
+    They are names of unknown sources, which may be typing errors or added later, the recording of
+    all cameras in a run with files only, and limits of recordings without recordings.
 
     known  by source, whether it is a camera
     """
@@ -287,6 +287,11 @@ def doubts(config: Config, known: Mapping[str, bool]) -> list[str]:
         files = ", ".join(f'"{name}"' for name in known)
         warnings.append(
             f"record.sources = true: all cameras, and there is none; [{files}] records files"
+        )
+    limits = [key for key in config.origins if key.startswith("record.")]
+    if limits and "record.sources" not in config.origins:
+        warnings.append(
+            f"{limits[0]}: nothing is recorded; sources = true in [record] records all cameras"
         )
     return warnings
 

@@ -87,6 +87,11 @@ def load(use: str) -> Any:
 
 def _similar_name(module_name: str, name: str, error: Exception) -> str:
     """Return a hint at the class or module that is most similar to a missing one."""
+    if module_name == "__main__":
+        return (
+            f". The workers of a run do not import the program itself: move {name} into a module "
+            f"of its own, such as my_stages.py, and write my_stages:{name}"
+        )
     if isinstance(error, AttributeError) and module_name in sys.modules:
         members = vars(sys.modules[module_name]).items()
         return did_you_mean(name, [key for key, value in members if isinstance(value, type)])

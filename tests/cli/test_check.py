@@ -127,6 +127,22 @@ def test_files_are_not_recorded_as_cameras_are_and_that_is_said(
         assert (said in " ".join(capsys.readouterr().out.split())) is told
 
 
+@pytest.mark.parametrize(("sources", "is_doubted"), [("", True), ("sources = true\n", False)])
+def test_limits_of_recordings_without_recordings_are_doubted(
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sources: str,
+    is_doubted: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipeline.toml").write_text(f"[record]\n{sources}days = 3.0\n", encoding="utf-8")
+    main(["check", str(clip)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("record.days: nothing is recorded; sources = true" in told) is is_doubted
+
+
 def test_labels_of_rules_are_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

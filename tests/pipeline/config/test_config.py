@@ -238,6 +238,8 @@ def test_shards_must_have_something_to_host() -> None:
         ("[source.a]\nurl = 'x'", "source: unknown table; known tables are store, "),
         ("[source.a]\nurl = 'x'", "; did you mean sources?"),
         ("[detect]\nclasses = ['car']", "; did you mean stages.detect?"),
+        ("[rules.a]\nwhen = 'inside'", "; did you mean events.rules?"),
+        ("[stages.a]\nuse = '__main__:Count'", "write my_stages:Count"),
         (
             "[stages.detct]\nmin_score = 0.5",
             "stages.detct.use: missing; a stage of your own needs ",
