@@ -151,6 +151,16 @@ def _is_of_recordings(data: Path) -> bool:
     return known is not None and any(is_recorded(source.url) for source in known.sources)
 
 
+def _named_before(parsed: argparse.Namespace) -> list[str]:
+    """Return the sources that earlier commands of a resumed run named; --record records them."""
+    known = None
+    if parsed.resume and parsed.data is not None:
+        known = read_run(parsed.data)
+    if known is None:
+        return []
+    return [source.name for source in known.sources if source.by == "command"]
+
+
 # Tables of a configuration that concern cameras, or tell others what happens now.
 _NOT_FOR_RECORDED: Final = ("sources", "sinks", "record", "learn")
 
@@ -164,6 +174,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults(["--since and --until need --from-recording CAMERA"])
     elif parsed.resume and parsed.data is not None and _is_of_recordings(parsed.data):
         without = _NOT_FOR_RECORDED
+    parsed.named_before = _named_before(parsed)
     origin, config = configuration(parsed, without)
     set_up_logging(config.log.level, "run", config.log.format)
     if parsed.slot is not None:

@@ -48,6 +48,16 @@ def test_a_file_is_recorded_whole_and_its_results_are_the_same(folder: Path) -> 
     assert payload(clip, "audio") == payload(file, "audio")
 
 
+def test_a_resumed_run_records_the_file_that_its_first_command_named(folder: Path) -> None:
+    write_both(folder / "gate.mp4", 1.0)
+    (folder / "pipeline.toml").write_text(DETECT, encoding="utf-8")
+    words = ("--record", "-d", "data")
+    assert framegate(folder, "run", "gate.mp4", *words).code == DONE
+    resumed = framegate(folder, "run", "--resume", *words)
+    assert resumed.code == DONE, resumed.err
+    assert "all cameras, and there is none" not in resumed.err
+
+
 def test_a_recording_is_detected_again_with_equal_results(folder: Path) -> None:
     write_both(folder / "gate.mp4", 6.0)
     (folder / "pipeline.toml").write_text(

@@ -259,7 +259,8 @@ def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path, us
 
 
 def test_a_published_output_that_is_no_result_ends_the_run_with_a_word(folder: Path) -> None:
-    (folder / "pipeline.toml").write_text('[stages.cache]\nuse = "user_stages:BadResult"\n')
+    config = '[stages.cache]\nuse = "user_stages:BadResult"\n'
+    (folder / "pipeline.toml").write_text(config, encoding="utf-8")
     footage.write_scene(folder / "a.mp4", footage.steady(20))
     ended = framegate(folder, "run", "a.mp4", "-d", "data")
     assert ended.code == 2

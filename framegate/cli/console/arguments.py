@@ -250,7 +250,8 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     if parsed.log_format is not None:
         changes["log"] = {"format": parsed.log_format}
     if getattr(parsed, "record", False):
-        changes["record"] = {"sources": list(named) or True}
+        names = dict.fromkeys([*getattr(parsed, "named_before", ()), *named])
+        changes["record"] = {"sources": list(names) or True}
     if getattr(parsed, "draw", None) == "gate":
         changes["gate"] = {"view": True}
     return changes
