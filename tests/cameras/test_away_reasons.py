@@ -17,6 +17,8 @@ from tests.support.cameras.scripted import ScriptedCamera, Step, paced
 from tests.support.cameras.watched import SECRET, USER, WatchedRun
 from tests.support.commands import framegate
 
+pytestmark = pytest.mark.whole_run
+
 MORE = """
 [live]
 retry_most_s = 0.2

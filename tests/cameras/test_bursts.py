@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import av
+import pytest
 
 from tests.support.cameras.rtp import (
     HZ,
@@ -23,6 +24,8 @@ from tests.support.cameras.rtp import (
 )
 from tests.support.cameras.watched import WatchedRun
 from tests.support.footage import frame_of, scene
+
+pytestmark = pytest.mark.whole_run
 
 FPS = 10
 BURST = 8

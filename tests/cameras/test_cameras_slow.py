@@ -14,6 +14,8 @@ from tests.support.cameras.pictures import FPS, Clips
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.cameras.watched import LIVE, WatchedRun, url
 
+pytestmark = pytest.mark.whole_run
+
 CREDIT = 4
 HELD = 2 * FPS
 ON_THE_MAIN_PATH = 'use = "user_stages:Waits"\ngate = "{gate}"\nat = 0\n'

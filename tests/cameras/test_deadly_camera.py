@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.store.admin import StoreAdmin
 from tests.support.commands import APART, GRAPH
 from tests.support.footage import steady, write_scene
 from tests.support.runs import Run, published, published_in, stop_process, wait_until
+
+pytestmark = pytest.mark.whole_run
 
 FRAMES = 60
 

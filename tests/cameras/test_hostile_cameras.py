@@ -21,6 +21,8 @@ from tests.support.cameras.watched import WatchedRun
 from tests.support.commands import framegate
 from tests.support.runs import DEADLINE_S
 
+pytestmark = pytest.mark.whole_run
+
 STALL = "[live]\nstall_s = 2.0\nretry_most_s = 0.2\n"
 MOST_KB = 200_000  # for each
 FLOODS = ("endless_picture", "no_boundary", "endless_part_headers")

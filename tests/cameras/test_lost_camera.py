@@ -16,6 +16,8 @@ from framegate.pipeline.contracts.records import START, End
 from tests.support.cameras.scripted import ScriptedCamera, Step, paced
 from tests.support.cameras.watched import WatchedRun
 
+pytestmark = pytest.mark.whole_run
+
 RULE = """
 [live]
 retry_most_s = 0.2

@@ -20,6 +20,8 @@ from tests.support.cameras.watched import LIVE, WatchedRun, url
 from tests.support.recorded import payload, write_both
 from tests.support.runs import published_in
 
+pytestmark = pytest.mark.whole_run
+
 LOST_S = 1.0
 ROUNDING_S = 0.001  # the first picture that is lost begins where the last one that is not ends
 

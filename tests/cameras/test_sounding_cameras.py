@@ -28,6 +28,8 @@ from tests.support.cameras.watched import WatchedRun, url
 from tests.support.footage import Track
 from tests.support.runs import stop_process
 
+pytestmark = pytest.mark.whole_run
+
 BLOCK = SOUND_RATE // 2
 
 

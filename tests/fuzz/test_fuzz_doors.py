@@ -65,6 +65,8 @@ from tests.support.own_servers import free_port
 from tests.support.runs import DEADLINE_S, Run, children, wait_until
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 RUN = "run-1"
 SECRET = "Hunter22"
 DEEP = b'{"v":3,"x":' + b"[" * 100_000

@@ -43,6 +43,8 @@ from tests.support.said import change
 from tests.support.servers import server
 from tests.support.told_episodes import Teller, following
 
+pytestmark = pytest.mark.whole_run
+
 DAY_S = 86_400.0
 YEAR_S = 365.25 * DAY_S
 NOW_S = 1_790_000_000.0  # in 2026

@@ -21,6 +21,8 @@ from tests.support.footage import steady, write_scene
 from tests.support.own_servers import free_port
 from tests.support.runs import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 NAMES = ("models", "pipeline", "stages")

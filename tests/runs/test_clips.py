@@ -21,6 +21,8 @@ from tests.support.commands import Command, Reader, user_folder
 from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 DATA = os.environ.get("FRAMEGATE_DATA")
 CLIPS = sorted(Path(DATA, "clips").rglob("*.*")) if DATA else []
 SHORT_S = 12.0

@@ -11,6 +11,8 @@ from framegate.models.detector.network import core
 from tests.support.commands import framegate
 from tests.support.footage import steady, write_scene
 
+pytestmark = pytest.mark.whole_run
+
 no_gpu = pytest.mark.skipif("GPU" in str(core().available_devices), reason="there is a GPU")
 
 

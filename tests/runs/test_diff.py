@@ -10,6 +10,8 @@ import pytest
 from tests.support import footage
 from tests.support.commands import Ended, framegate, user_folder
 
+pytestmark = pytest.mark.whole_run
+
 RULES = '[stages.events]\nuse = "user_stages:Visits"\ninput = "cache"\non_lag = "wait"\n'
 FRAMES = 12
 

@@ -24,6 +24,8 @@ from tests.support import footage
 from tests.support.commands import Command, framegate, user_folder
 from tests.support.runs import children, environment, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 150
 PEOPLE = '[stages.numbers]\nuse = "user_stages:Numbers"\ninput = "cache"\non_lag = "wait"\n'
 

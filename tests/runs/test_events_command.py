@@ -15,6 +15,8 @@ from tests.support import footage
 from tests.support.commands import Command, Ended, framegate, user_folder
 from tests.support.runs import wait_until
 
+pytestmark = pytest.mark.whole_run
+
 RULES = '[stages.events]\nuse = "user_stages:Visits"\ninput = "cache"\non_lag = "wait"\n'
 FRAMES = 15
 

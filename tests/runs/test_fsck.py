@@ -35,6 +35,8 @@ from tests.support.episodes import AS_VERSION_2, WALK
 from tests.support.recorded import write_both
 from tests.support.runs import wait_until
 
+pytestmark = pytest.mark.whole_run
+
 CONSISTENT, INCONSISTENT, USAGE = 0, 1, 2
 FRAMES = 225
 

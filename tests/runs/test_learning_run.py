@@ -23,6 +23,8 @@ from tests.support.commands import Command
 from tests.support.own_models import own_model
 from tests.support.runs import DEADLINE_S, environment, published_in, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 DATA = os.environ.get("FRAMEGATE_DATA")
 CAMERAS = {"bottles": "bottle-detection.mp4", "people": "one-by-one-person-detection.mp4"}
 CONFIRMED = {"bottles": "bottle", "people": "person"}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import Command, framegate, user_folder
 from tests.support.footage import steady, write_scene
+
+pytestmark = pytest.mark.whole_run
 
 ESCALATE = """
 [escalate]

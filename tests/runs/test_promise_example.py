@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.commands import Command, framegate
 
+pytestmark = pytest.mark.whole_run
+
 PAGE = Path(__file__).parents[2] / "docs" / "promise.md"
 
 

@@ -22,6 +22,8 @@ from tests.support import footage
 from tests.support.commands import Ended, framegate, user_folder
 from tests.support.runs import DEADLINE_S, environment
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 60
 NUMBERS = '[stages.numbers]\nuse = "user_stages:Numbers"\ninput = "cache"\non_lag = "wait"\n'
 

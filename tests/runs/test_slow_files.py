@@ -11,9 +11,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import pytest
 
 from tests.support import footage
 from tests.support.cameras.watched import WatchedRun
+
+pytestmark = pytest.mark.whole_run
 
 SKIPPED = 600
 APART_S = 3.0

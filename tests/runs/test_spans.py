@@ -23,6 +23,8 @@ from tests.support.asked import workers
 from tests.support.commands import Command, user_folder
 from tests.support.runs import published, published_in, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 pytest.importorskip("opentelemetry.sdk", reason="pip install opentelemetry-sdk")
 
 FRAMES = 60

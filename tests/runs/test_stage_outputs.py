@@ -14,6 +14,8 @@ from tests.support import footage
 from tests.support.commands import framegate, user_folder
 from tests.support.servers import server
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 90
 STAGES = """
 [stages.numbers]

@@ -6,8 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.footage import bikes
 from tests.support.runs import Run, published_in
+
+pytestmark = pytest.mark.whole_run
 
 LIMIT = 2048
 FRAMES = 250

@@ -22,6 +22,8 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.footage import bikes
 from tests.support.runs import published, said, stop_process
 
+pytestmark = pytest.mark.whole_run
+
 RUN = "the-run"
 FRAMES = 250
 

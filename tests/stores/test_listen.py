@@ -34,6 +34,8 @@ from tests.support.own_servers import free_port
 from tests.support.published import Publisher
 from tests.support.runs import children, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 40
 PASSWORD = "a pass of 4 words"
 QUOTED = "a%20pass%20of%204%20words"

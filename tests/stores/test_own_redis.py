@@ -25,6 +25,8 @@ from tests.support.own_servers import PROGRAMS, Certificates, needs, own_server
 from tests.support.runs import children, wait_until
 from tests.support.stream_checker import checked
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 40
 VARIABLE = "FRAMEGATE_TEST_STORE"
 TIMES = {"captured", "published"}

@@ -27,6 +27,8 @@ from framegate.pipeline.recording.recorder_states import OPEN, RecordingGap
 from framegate.pipeline.recording.segment_writer import Recording
 from tests.support.recorded import WIDE, record, split, write_both
 
+pytestmark = pytest.mark.whole_run
+
 BEGAN = 1.8e9
 KEY_S = 1.0  # from one key frame to the next
 HAIR_S = 0.05
