@@ -42,6 +42,7 @@ from framegate.pipeline.system.clocks import (
 log = logging.getLogger(__name__)
 
 PAGES: Final = 2000  # of the file that one call of `keep` returns to the file system
+MAX_GAPS: Final = 100  # of each stream, the newest; an older one explains lists that few still read
 
 
 class Watched(NamedTuple):
@@ -196,7 +197,7 @@ class Projection:
             )
 
     def keep(self, max_episodes: int, age_s: float) -> int:
-        """Remove old episodes with their changes and verdicts, and old visits.
+        """Remove old episodes with their changes and verdicts, old visits, and old gaps.
 
         Return the number of removed episodes.
 
@@ -206,6 +207,7 @@ class Projection:
         The age does not depend on cameras' clocks, nor on jumps of this host's clock.
         """
         with self._written() as database:
+            database.execute(_REMOVE_OLD_GAPS, (MAX_GAPS,))
             kept_s = self._kept_time(database)
             oldest: _Age = (0.0, -1, -1, "")  # the oldest row that stays
             if age_s:
@@ -237,6 +239,13 @@ class Projection:
         return removed
 
 
+_REMOVE_OLD_GAPS: Final = (
+    "DELETE FROM lost WHERE (source, stage, after) IN (SELECT source, stage, after FROM"
+    " (SELECT *, row_number() OVER (PARTITION BY source, stage ORDER BY"
+    " CAST(after AS INTEGER) DESC,"
+    " CAST(substr(after, instr(after, '-') + 1) AS INTEGER) DESC) AS place FROM lost)"
+    " WHERE place > ?)"
+)
 _AGE: Final = "kept, began_epoch, began_seq, id"  # rows of one transaction are in stream order
 _DOWN: Final = ", ".join(f"{name} DESC" for name in _AGE.split(", "))
 _Age = tuple[float, int, int, str]

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ _ENDS_BYTES = 65536
 OURS = (
     "run.json", "run.new", "lock", "control.sock", "precision.json", "promise.secret",
     "http.token", "store", "state", "models", "certificates", "footage",
-    "changes", "events.db", "events.db-wal", "events.db-shm",
+    "changes", "recordings", "events.db", "events.db-wal", "events.db-shm",
 )  # fmt: skip
 """Names of all files and folders that a run makes in its data folder."""
 
@@ -352,12 +353,29 @@ def fingerprint(url: str) -> Fingerprint | None:
 
 def changed(sources: Sequence[RunSource]) -> list[str]:
     """Return a fault for each source whose file has changed, so that it cannot be resumed."""
-    return [
-        f"source {source.name}: {source.url} was changed or removed since the run began (size, "
-        "time or content); it cannot be resumed: start a new run"
-        for source in sources
-        if source.file is not None and fingerprint(source.url) != source.file
-    ]
+    faults = []
+    for source in sources:
+        if source.file is not None:
+            now = fingerprint(source.url)
+            if now != source.file:
+                faults.append(f"source {source.name}: {source.url} {_change(source, now)}")
+    return faults
+
+
+def _change(source: RunSource, now: Fingerprint | None) -> str:
+    """Return the rest of a sentence: how a source's file differs, and how to continue."""
+    before = source.file
+    assert before is not None
+    if now is None:
+        return "is missing or cannot be read; put it back there, or start a new run"
+    if replace(now, mtime_ns=before.mtime_ns) != before:
+        return "has another size or content than when the run began; start a new run"
+    seconds, nanoseconds = divmod(before.mtime_ns, 10**9)
+    return (
+        "has another time of its last change than when the run began. If it is the same file, for "
+        "example from an archive, restore the time, and resume again:\n"
+        f"touch -d @{seconds}.{nanoseconds:09} {shlex.quote(source.url)}"
+    )
 
 
 @dataclass(frozen=True)

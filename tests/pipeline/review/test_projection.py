@@ -19,7 +19,7 @@ from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.contracts.visits import VisitEntry
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.review.event_database import DatabaseRefused, opened
-from framegate.pipeline.review.projection import Gap, Projection, Watched
+from framegate.pipeline.review.projection import MAX_GAPS, Gap, Projection, Watched
 from framegate.pipeline.review.projector import Projector, projected, watched
 from framegate.pipeline.review.verdicts import verdict_counts
 from framegate.pipeline.review.visit_index import VisitIndex
@@ -128,6 +128,19 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
     whole = Projection(None)
     whole.take(said)
     assert contents(projection) == contents(whole)
+
+
+def test_of_the_gaps_of_each_stream_the_newest_stay() -> None:
+    projection = Projection(None)
+    for name in ("door", "yard"):
+        for epoch in range(1, 2 * MAX_GAPS + 1):
+            before = Position(epoch, 9)  # after the last frame that was read
+            projection.take([EventEntry(name, Position(epoch, 10), before, BEGAN, Changes())])
+    projection.keep(0, 0.0)
+    rows = projection.database.execute("SELECT source, before FROM lost")
+    newest = [f"{epoch}-10" for epoch in range(MAX_GAPS + 1, 2 * MAX_GAPS + 1)]
+    expected = [(name, before) for name in ("door", "yard") for before in newest]
+    assert sorted(rows) == sorted(expected)
 
 
 def test_only_so_many_and_so_old_ones_stay(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.pipeline.contracts.errors import DataFolderRefused
-from framegate.pipeline.run.folder import By, Fingerprint, RunFile, RunSource, fingerprint, resumed
+from framegate.pipeline.run.folder import By, RunFile, RunSource, fingerprint, resumed
 
 FOLDER = Path("data")
 
@@ -70,14 +73,29 @@ def test_a_file_stays_whether_it_is_named_or_not() -> None:
 def test_a_changed_file_is_refused_also_if_it_was_added(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"video")
-    same = fingerprint(str(path))
-    for known, refused in ((same, False), (Fingerprint(1, 1, "x"), True)):
-        source = RunSource(str(path), name="a", file=known, by="add")
-        if refused:
-            with pytest.raises(DataFolderRefused, match="was changed or removed"):
-                resumed(run(source), [], FOLDER)
-        else:
-            assert resumed(run(source), [], FOLDER).run.sources == (source,)
+    source = RunSource(str(path), name="a", file=fingerprint(str(path)), by="add")
+    assert resumed(run(source), [], FOLDER).run.sources == (source,)
+    path.write_bytes(b"views")
+    with pytest.raises(DataFolderRefused, match="has another size or content"):
+        resumed(run(source), [], FOLDER)
+    path.unlink()
+    with pytest.raises(DataFolderRefused, match="is missing or cannot be read"):
+        resumed(run(source), [], FOLDER)
+
+
+def test_the_printed_command_restores_the_time_of_a_file_from_an_archive(tmp_path: Path) -> None:
+    """GNU tar keeps whole seconds by default, so the same file would be refused for ever."""
+    path = tmp_path / "front door.mp4"
+    path.write_bytes(b"video")
+    changed_ns = 1_795_956_529_051_595_759
+    os.utime(path, ns=(changed_ns, changed_ns))
+    source = RunSource(str(path), name="a", file=fingerprint(str(path)))
+    os.utime(path, (changed_ns // 10**9, changed_ns // 10**9))
+    with pytest.raises(DataFolderRefused, match="another time of its last change") as refused:
+        resumed(run(source), [], FOLDER)
+    command = shlex.split(str(refused.value).splitlines()[-1])
+    subprocess.run(command, check=True)
+    assert resumed(run(source), [], FOLDER).run.sources == (source,)
 
 
 NAMES = st.sets(st.sampled_from("abcdef"))
