@@ -93,6 +93,25 @@ def test_without_a_token_this_host_is_asked_by_its_own_names(here: socket.socket
     assert asking.get("/", headers={"Host": "rebound.example"}).status_code == 400
 
 
+def test_without_a_token_other_hosts_use_an_address_or_a_name_that_strangers_cannot_have(
+    beyond: socket.socket,
+) -> None:
+    """In a container the port listens at all addresses, also if it is published on a loopback."""
+    asking = Asking(beyond, "", "https://cameras.example")
+    for host in (
+        "127.0.0.1:8686", "192.0.2.7", "[2001:db8::1]:8686", "framegate:8686", "localhost",
+        "cameras.example", "CAMERAS.example:443",
+    ):  # fmt: skip
+        assert asking.get("/", headers={"Host": host}).text == "seen", host
+    for host in ("rebound.example", "rebound.example:8686", "127.0.0.1.rebound.example"):
+        refused = asking.get("/", headers={"Host": host})
+        assert refused.status_code == 400
+        assert "[http] origins" in refused.text
+    assert Asking(beyond, "", "*").get("/", headers={"Host": "any.example"}).text == "seen"
+    shown = {"Authorization": f"Bearer {TOKEN}", "Host": "any.example"}
+    assert Asking(beyond, TOKEN).get("/", headers=shown).text == "seen"
+
+
 def test_pages_of_others_read_nothing_unless_they_are_named(here: socket.socket) -> None:
     page = {"Origin": "https://wall.example"}
     allowed = "access-control-allow-origin"

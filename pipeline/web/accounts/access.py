@@ -10,18 +10,18 @@ import hmac
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.accounts.accounts import (
     CALLER,
@@ -39,7 +39,7 @@ from framegate.pipeline.web.fleet.forward import FORWARDED
 from framegate.pipeline.web.limits import HOSTS, Refusal, check_origin, refused
 from framegate.pipeline.web.port import is_loopback
 
-LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
+LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 LOGIN: Final = ("/login", "/api/v1/login")  # need no caller
 RECHECK_S: Final = 1.0  # between two checks of the caller of a request under way
 OPEN: Final = ("/healthz", "/readyz")  # need no token: orchestrators ask, and no picture is shown
@@ -63,7 +63,9 @@ def guarded(
     proxies       None: there are none
 
     On a loopback address only requests to this host's own names pass. Otherwise any web page could
-    read the pictures through its reader's browser, under a name that resolves to 127.0.0.1.
+    read the pictures through its reader's browser, under a name that resolves to 127.0.0.1. On
+    other addresses the same is true without a token and accounts; there, requests pass that use an
+    address or a name without a dot, which a stranger's page cannot have.
     """
     app = _FrontDoor(app, token_sha256, accounts, sessions, proxies or TrustedProxies())
     if origins:
@@ -73,10 +75,57 @@ def guarded(
             allow_methods=["GET"],
             allow_headers=["Authorization", "Last-Event-ID"],
         )
+    named = {_name_of(origin.partition("://")[2]) for origin in origins if origin != "*"}
+    if "*" in origins:
+        named.add("*")
     if is_loopback(listening):
-        names = [*LOCAL_NAMES, listening.getsockname()[0]]
-        app = TrustedHostMiddleware(app, names, www_redirect=False)
+        app = _OwnNames(app, {*LOCAL_NAMES, listening.getsockname()[0], *named}, is_strict=True)
+    elif not token_sha256 and accounts is None:
+        app = _OwnNames(app, named, is_strict=False)
     return app
+
+
+class _OwnNames:
+    """Middleware that refuses requests to other names than those of this host.
+
+    names      allowed names and addresses; "*": all
+    is_strict  False: all addresses and names without a dot are allowed, too
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str], is_strict: bool) -> None:
+        self._app = app
+        self._names = names
+        self._is_strict = is_strict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            host = Headers(scope=scope).get("host", "")
+            if not self._is_own(_name_of(host)):
+                refusal = PlainTextResponse(_OTHER_NAME.format(redacted(host[:64])), 400)
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_own(self, name: str) -> bool:
+        if name in self._names or "*" in self._names:
+            return True
+        return not self._is_strict and ("." not in name or _is_address(name))
+
+
+def _name_of(host: str) -> str:
+    """Return the name or address of the header Host, in small letters; "" if it has none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class _FrontDoor:
@@ -234,6 +283,9 @@ _REFUSAL: Final = PlainTextResponse(
     "a token is needed: Authorization: Bearer TOKEN, or TOKEN as the password of any user\n",
     401,
     {"WWW-Authenticate": 'Basic realm="framegate", charset="UTF-8"', "Cache-Control": "no-store"},
+)
+_OTHER_NAME: Final = (
+    "{!r} is no name of this host; use its address, or name the page in [http] origins\n"
 )
 _LOGIN_FIRST: Final = PlainTextResponse(
     "log in at /login, or send a token: Authorization: Bearer TOKEN\n",
