@@ -8,41 +8,46 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from framegate.pipeline.contracts.episodes import Change
-from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.index import Index, Pin
 from framegate.pipeline.recording.index_tables import FOLDER, RecordingLost, repeat_if_replaced
 
 log = logging.getLogger(__name__)
 
 
-def pin_clips(data: Path, changes: Sequence[Change]) -> list[Change]:
-    """Pin the clips of episodes, as these changes define them, if anything is recorded. It may be
-    repeated.
+def pin_clips(data: Path, pins: Sequence[Pin]) -> list[Pin]:
+    """Pin the clips of episodes if anything is recorded. It may be repeated.
 
-    Return the changes that the index refuses now. That is logged and not raised: episodes matter
-    more than their clips.
+    Return the pins that the index refuses now. That is logged and not raised: episodes matter more
+    than their clips.
     """
-    waiting = [change for change in changes if change.clip is not None]
-    if not waiting or not (data / FOLDER).is_dir():
+    waiting = list(pins)
+    if not waiting or not is_recorded(data):
         return []
     try:
         with closing(Index(data)) as index:
             while waiting:
-                repeat_if_replaced(partial(index.pin_clip, waiting[0]))
+                pin = waiting[0]
+                repeat_if_replaced(
+                    partial(index.pin, pin.source, pin.since, pin.until, pin.why, pin.severity)
+                )
                 del waiting[0]
     except RecordingLost as error:
         log.warning("clips of %d changes of episodes are pinned later: %s", len(waiting), error)
     return waiting
 
 
-def recorded_clips(data: Path, changes: Sequence[Change]) -> list[Change]:
-    """Return the changes whose clips are at least partly recorded in a data folder.
+def is_recorded(data: Path) -> bool:
+    """Return whether a data folder has, or had, recordings of any source."""
+    return (data / FOLDER).is_dir()
+
+
+def recorded_clips(data: Path, pins: Sequence[Pin]) -> list[Pin]:
+    """Return the pins whose ranges are at least partly recorded in a data folder.
 
     A source with an unfinished file counts as recorded, and so does each source while the index
     cannot be read: a pin without a recording does no harm.
     """
-    clips = [change for change in changes if change.clip is not None]
-    if not clips or not (data / FOLDER).is_dir():
+    if not pins or not is_recorded(data):
         return []
     try:
         with closing(Index(data)) as index:
@@ -51,6 +56,6 @@ def recorded_clips(data: Path, changes: Sequence[Change]) -> list[Change]:
                 for state in index.recorders.states()
                 if state.growing_file and (index.folder / state.growing_file).exists()
             }
-            return [each for each in clips if each.source in unfinished or index.has_clip(each)]
+            return [pin for pin in pins if pin.source in unfinished or index.has_part(pin)]
     except RecordingLost:
-        return clips
+        return list(pins)

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from framegate.pipeline.contracts.episodes import Change, Clip, Severity
+from framegate.pipeline.contracts.episodes import Change, Severity
 from framegate.pipeline.recording.durable import newest_time, remove_empty
 from framegate.pipeline.recording.index_tables import (
     IndexTables,
@@ -376,19 +376,10 @@ class Index:
                 self._mark(db, *old)
             self._mark(db, source, since, until)
 
-    def pin_clip(self, change: Change) -> None:
-        """Keep the clip of an episode, as this change of the episode defines it."""
-        if change.clip is not None:
-            since, until = _span(change, change.clip)
-            self.pin(change.source, since, until, change.episode, change.severity)
-
-    def has_clip(self, change: Change) -> bool:
-        """Return whether a finished file has a part of the clip of an episode."""
-        if change.clip is None:
-            return False
-        since, until = _span(change, change.clip)
+    def has_part(self, pin: Pin) -> bool:
+        """Return whether a finished file has a part of the range of a pin."""
         query = f"SELECT EXISTS (SELECT 1 FROM segment WHERE {_OVERLAPS})"
-        span = (change.source, since - _LOOK_BACK_S, until, since)
+        span = (pin.source, pin.since - _LOOK_BACK_S, pin.until, pin.since)
         return self._tables.rows(query, span) == [(1,)]
 
     def unpin(self, why: str) -> None:
@@ -486,9 +477,14 @@ class Index:
                 db.execute("DELETE FROM pin WHERE written < ?", pins)
 
 
-def _span(change: Change, clip: Clip) -> tuple[float, float]:
-    """Return the time of a clip, UNIX seconds, as this change of its episode defines it."""
-    until = change.last.captured + clip.after_s
-    if change.step != "end":
-        until += OPEN_S
-    return change.began.captured - clip.before_s, until
+def clip_pins(changes: Iterable[Change]) -> list[Pin]:
+    """Return the pins of the clips of episodes, as these changes define them, in their order."""
+    pins = []
+    for change in changes:
+        if change.clip is not None:
+            since = change.began.captured - change.clip.before_s
+            until = change.last.captured + change.clip.after_s
+            if change.step != "end":
+                until += OPEN_S
+            pins.append(Pin(change.episode, change.source, since, until, change.severity))
+    return pins

@@ -23,6 +23,7 @@ from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import Visit, VisitEntry
 from framegate.pipeline.recording.durable import transaction
+from framegate.pipeline.recording.index import OPEN_S, Pin
 from framegate.pipeline.review.event_database import (
     VERSION,
     date_rows,
@@ -42,6 +43,7 @@ from framegate.pipeline.system.clocks import (
 log = logging.getLogger(__name__)
 
 PAGES: Final = 2000  # of the file that one call of `keep` returns to the file system
+MAX_LAST: Final = 1000  # clips of a source that its next recorded file may belong to
 MAX_GAPS: Final = 100  # of each stream, the newest; an older one explains lists that few still read
 
 
@@ -196,6 +198,18 @@ class Projection:
                 [(*period, kept_s) for period in periods],
             )
 
+    def last_clips(self, sources: Iterable[str]) -> list[Pin]:
+        """Return the pins of those clips of sources that end after their last episode began.
+
+        At most MAX_LAST of each source. What is recorded from now on can belong to these only.
+        """
+        pins = []
+        for source in sources:
+            with self._turn:
+                rows = self._database.execute(_LAST_CLIPS, (source, MAX_LAST)).fetchall()
+            pins += [Pin(*row) for row in rows]
+        return pins
+
     def keep(self, max_episodes: int, age_s: float) -> int:
         """Remove old episodes with their changes and verdicts, old visits, and old gaps.
 
@@ -245,6 +259,13 @@ _REMOVE_OLD_GAPS: Final = (
     " CAST(after AS INTEGER) DESC,"
     " CAST(substr(after, instr(after, '-') + 1) AS INTEGER) DESC) AS place FROM lost)"
     " WHERE place > ?)"
+)
+_LAST_CLIPS: Final = (
+    "SELECT id, source, began_captured - clip_before_s,"
+    f" last_captured + clip_after_s + iif(ended_by IS NULL, {OPEN_S}, 0.0) AS until, severity"
+    " FROM episode, (SELECT max(began_captured) AS newest FROM episode WHERE source = ?1)"
+    f" WHERE source = ?1 AND began_captured >= newest - {OPEN_S} AND clip_before_s NOTNULL"
+    " AND until >= newest ORDER BY began_captured DESC LIMIT ?2"
 )
 _AGE: Final = "kept, began_epoch, began_seq, id"  # rows of one transaction are in stream order
 _DOWN: Final = ", ".join(f"{name} DESC" for name in _AGE.split(", "))

@@ -22,7 +22,6 @@ from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.episodes import (
-    Change,
     Changes,
     EventEntry,
     read_events,
@@ -38,7 +37,8 @@ from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.contracts.visits import VisitEntry, read_last_visits, read_visits
-from framegate.pipeline.recording.clips import pin_clips, recorded_clips
+from framegate.pipeline.recording.clips import is_recorded, pin_clips, recorded_clips
+from framegate.pipeline.recording.index import Pin, clip_pins
 from framegate.pipeline.review.event_database import DatabaseRefused
 from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.store.hop import FRAME
@@ -58,7 +58,7 @@ MAX_ENDS: Final = 20  # that are passed over to find the last frame before them
 MAX_WHY: Final = 200  # characters of the reason for which a camera was away
 MAX_EPOCHS: Final = 20  # of a source, whose times one look reads
 PATIENCE_S: Final = 60.0  # for a store that does not answer, when the stored entries are read
-MAX_UNPINNED: Final = 1000  # changes that wait until the index takes their clips; older ones go
+MAX_UNPINNED: Final = 1000  # pins of clips that wait until the index takes them; older ones go
 LAST_S: Final = 3.0  # for which the end of a run waits for the last entries
 
 
@@ -141,7 +141,8 @@ class Projector:
         self._others: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._failing = False
-        self._unpinned: list[Change] = []
+        self._unpinned: list[Pin] = []
+        self._settled: frozenset[str] = frozenset()  # own sources whose last clips are pinned
         self._pinning = asyncio.Lock()
 
     def mask(self, masked: Collection[str]) -> None:
@@ -279,13 +280,13 @@ class Projector:
     ) -> None:
         # Pin before the position is stored. After a kill in between the clips are pinned again,
         # which changes nothing.
-        changes: list[Change] = []
+        pins: list[Pin] = []
         for entry in entries:
             if isinstance(entry, EventEntry):
-                changes += entry.changes.changes
-        if changes and not is_own:
-            changes = await in_thread(recorded_clips, self._file.parent, changes)
-        await self._pin(changes)
+                pins += clip_pins(entry.changes.changes)
+        if pins and not is_own:
+            pins = await in_thread(recorded_clips, self._file.parent, pins)
+        await self._pin(pins)
         for gap in await self._tried(projection.take, entries):
             log.warning("%s", gap)
 
@@ -310,17 +311,31 @@ class Projector:
                 log.debug("episodes of other slots: %s", error)
             await asyncio.sleep(OTHERS_S)
 
-    async def _pin(self, changes: Sequence[Change] = ()) -> None:
-        """Pin the clips of these changes, and of those that the index refused before."""
+    async def _pin(self, pins: Sequence[Pin] = ()) -> None:
+        """Set these pins of clips, and those that the index refused before."""
         async with self._pinning:
-            waiting = [*self._unpinned, *changes]
+            waiting = [*self._unpinned, *pins]
             refused = await in_thread(pin_clips, self._file.parent, waiting)
             self._unpinned = refused[-MAX_UNPINNED:]
 
-    async def _tidy(self, projection: Projection, names: Collection[str]) -> None:
+    async def _pin_last(self, projection: Projection, names: frozenset[str]) -> None:
+        """Pin the last clips of sources that became own ones.
+
+        Their episodes may have been copied from another slot before this one had a file of them.
+        """
+        self._settled &= names
+        fresh = names - self._settled
+        if fresh:
+            pins = await self._tried(projection.last_clips, fresh)
+            if not pins or is_recorded(self._file.parent):  # else the first recording begins later
+                self._settled = names
+            await self._pin(pins)
+
+    async def _tidy(self, projection: Projection, names: frozenset[str]) -> None:
         """Every TIDY_S, pin clips again, store the times of sources, and remove old rows."""
         while True:
             await self._pin()
+            await self._pin_last(projection, names)
             try:
                 times = await in_thread(watched, self._url, names)
             except FramegateError as error:

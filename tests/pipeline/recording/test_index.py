@@ -19,7 +19,7 @@ from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.clips import pin_clips, recorded_clips
-from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.index import Index, Segment, clip_pins
 from framegate.pipeline.recording.index_tables import FOLDER, NAME, IndexReplaced
 from framegate.pipeline.recording.recorder_states import OPEN, RecordedLoss, RecordingGap
 from framegate.pipeline.recording.retention import free_bytes, trim
@@ -145,10 +145,11 @@ def test_an_episode_pins_its_clip_and_an_open_one_what_may_come(index: Index) ->
         clip=Clip(3.0, 1.0),
     )  # fmt: skip
     data = index.folder.parent
-    pin_clips(data, [change, msgspec.structs.replace(change, clip=None, episode="another")])
+    without_clip = msgspec.structs.replace(change, clip=None, episode="another")
+    pin_clips(data, clip_pins([change, without_clip]))
     assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0] + 9 * [2]
-    pin_clips(data, [msgspec.structs.replace(change, step="end")])
-    pin_clips(data / "without", [change])
+    pin_clips(data, clip_pins([msgspec.structs.replace(change, step="end")]))
+    pin_clips(data / "without", clip_pins([change]))
     assert not (data / "without").exists()
     assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0, 2, 2, 2, 2, 2, 0, 0, 0, 0]
     assert [pin.why for pin in index.pins()] == ["gate/r/1-0/0"]
@@ -370,10 +371,10 @@ def test_clips_wait_for_an_index_that_cannot_be_read(
     )  # fmt: skip
     with closing(sqlite3.connect(index.folder / NAME)) as newer:
         newer.execute("PRAGMA user_version = 99")
-    changes = [change, msgspec.structs.replace(change, episode="another")]
-    assert pin_clips(data, changes) == changes
+    pins = clip_pins([change, msgspec.structs.replace(change, episode="another")])
+    assert pin_clips(data, pins) == pins
     assert "clips of 2 changes of episodes are pinned later: " in caplog.text
-    assert recorded_clips(data, changes) == changes
+    assert recorded_clips(data, pins) == pins
 
 
 def test_rows_that_were_added_to_a_replaced_index_are_reported_as_lost(index: Index) -> None:

@@ -13,7 +13,7 @@ from framegate.pipeline.contracts.episodes import Change, Clip
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.recording.adopt_files import finish_left_files
 from framegate.pipeline.recording.clips import recorded_clips
-from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.index import Index, clip_pins
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.recording.recorder_states import OPEN, RecorderState
 from tests.support.recorded import add_segment, as_files_say, record, segments, write_both
@@ -76,8 +76,9 @@ def test_clips_are_pinned_where_a_part_of_them_is_recorded(tmp_path: Path) -> No
     elsewhere = change("yard", 0.0, 4.0)
     without_clip = msgspec.structs.replace(change("gate", 0.0, 4.0), clip=None)
     changes = [reaches_back, begins_later, unfinished, elsewhere, without_clip]
-    assert recorded_clips(tmp_path, changes) == [reaches_back, unfinished]
-    assert recorded_clips(tmp_path / "nothing", changes) == []
+    pins = clip_pins(changes)
+    assert recorded_clips(tmp_path, pins) == clip_pins([reaches_back, unfinished])
+    assert recorded_clips(tmp_path / "nothing", pins) == []
 
 
 def test_a_file_of_one_picture_is_marked_by_the_pin_that_was_there_before_it(

@@ -386,6 +386,38 @@ def test_a_clip_that_cannot_be_pinned_is_pinned_later(
         assert [pin.why for pin in index.pins()] == ids(file)
 
 
+def test_clips_of_an_episode_that_was_copied_are_pinned_when_its_source_moves_here(
+    store: EmbeddedStore, sayer: Sayer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of its clip is recorded here, by a slot that had no file of it when it copied it."""
+    monkeypatch.setattr("framegate.pipeline.review.projector.TIDY_S", 0.05)
+    file = tmp_path / "events.db"
+    for began in (3, 90_000):  # an hour apart
+        clip = Clip(1.0, 30.0)
+        steps = [change(step, began, began + 9, clip=clip) for step in ("start", "end")]
+        sayer.say("door", began + 9, *steps)
+
+    async def follow() -> None:
+        projector = Projector(store.url, file, 0, 0.0)
+        projector.take_sources(specs("yard"))
+        projector.take_fleet(["door", "yard"])
+        task = asyncio.create_task(projector.run())
+        await asyncio.to_thread(wait_until, "they are copied", lambda: len(ids(file)) == 2)
+        projector.take_sources(specs("door", "yard"))
+        await asyncio.sleep(0)
+        Index(tmp_path).close()  # the recorder begins later than the projector takes the source
+        await asyncio.to_thread(wait_until, "one is pinned", lambda: pinned() != [])
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def pinned() -> list[str]:
+        with closing(Index(tmp_path)) as index:
+            return [pin.why for pin in index.pins()]
+
+    asyncio.run(follow())
+    assert pinned() == ["door/visitor/1-90000/0"], "the other one was over long before"
+
+
 def test_what_cannot_be_read_is_told_and_passed_over(
     store: EmbeddedStore, sayer: Sayer, caplog: pytest.LogCaptureFixture
 ) -> None:
