@@ -248,6 +248,12 @@ class FleetStore:
                     signs[slot] = msgspec.json.decode(reply, type=SlotSign)
         return signs
 
+    def silent_s(self, slots: Sequence[str]) -> dict[str, float]:
+        """Return the seconds since the last sign of life of those of these slots that have one."""
+        replies = self._pipelined([("PTTL", keys.fleet_slot(slot)) for slot in slots])
+        left_ms = dict(zip(slots, replies, strict=True))
+        return {slot: ALIVE_S - left / 1000 for slot, left in left_ms.items() if left >= 0}
+
     def alive(self) -> list[str]:
         """Return the names of all slots with a sign of life, also of those without a plan."""
         with store_errors(self._url):

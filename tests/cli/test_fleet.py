@@ -13,7 +13,8 @@ import redis
 
 from framegate.cli.fleet.fleet import LEFT, status_of
 from framegate.cli.main import main
-from framegate.pipeline.fleet.fleet_store import SlotSign, SourceOwner
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.fleet.fleet_store import FleetStore, SlotSign, SourceOwner
 from framegate.pipeline.fleet.plan import FleetPlan, FleetSource, SlotRoom
 from tests.support.servers import server
 
@@ -128,7 +129,7 @@ def test_the_status_names_each_source_that_no_process_serves() -> None:
     owners["served"] = SourceOwner("run-a", "run-a (slot a, host box)", 1)
     owners["ending"] = owners["served"]
     owners["left"] = SourceOwner("", "run-b (slot b, host box)", 1)
-    status = status_of(plan, signs, owners)
+    status = status_of(plan, signs, owners, {"a": 7.04, "typo": 0.3})
     assert status.unserved == {
         "moving": "slot a takes it over from run-b (slot b, host box)",
         "refused": "slot a: it lacks X",
@@ -141,4 +142,28 @@ def test_the_status_names_each_source_that_no_process_serves() -> None:
         ("b", "away", 0.5),
         ("typo", "unknown", 0.0),
     ]
+    assert [(each.drained, each.silent_s) for each in status.slots] == [
+        (False, 7.0),
+        (True, 0.0),
+        (False, 0.3),
+    ]
     assert [each.fault for each in status.slots] == ["the plan is newer", "", ""]
+
+
+def test_the_status_shows_that_an_away_slot_is_drained_and_since_when_another_is_silent(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a slot that is being upgraded and one that was just killed can be told apart."""
+    file = tmp_path / "fleet.toml"
+    file.write_text('[slots.box1]\n[slots.box2]\n[sources.gate]\nurl_env = "GATE"\n')
+    assert main(["fleet", "apply", str(file), "--store", store]) == 0
+    assert main(["fleet", "drain", "box1", "--store", store]) == 0
+    with closing(FleetStore(store)) as fleet, closing(redis.Redis.from_url(store)) as client:
+        fleet.sign("box2", SlotSign("run-2", "here", 2, 1))
+        client.pexpire(keys.fleet_slot("box2"), 4000)  # the slot was killed 6 s ago
+        capsys.readouterr()
+        assert main(["fleet", "status", "--store", store]) == 0
+    _, head, box1, box2, *_ = capsys.readouterr().out.splitlines()
+    assert head.startswith("slot  state          load")
+    assert box1.split()[:3] == ["box1", "away,", "drained"]
+    assert "no sign of life for 6 s" in box2 or "no sign of life for 7 s" in box2

@@ -27,6 +27,7 @@ from framegate.pipeline.fleet.plan import FleetPlan
 from framegate.pipeline.system.logs import to_user
 
 PAGE = "fleet"
+SILENT_S: Final = 3.0  # slots give signs of life each second, so after this one may be dead
 LEFT: Final = (
     "it left the fleet while no slot served it, so its episodes are still open; add it to "
     "fleet.toml again, and remove it once a slot serves it"
@@ -256,6 +257,8 @@ class SlotStatus(msgspec.Struct, frozen=True):
     http     HOST:PORT at which other hosts reach its HTTP port; "": they cannot, or it is away
     fault    why it cannot follow newer plans; "" if it can
     costs    CPU cores that each of its cameras needed in the last minutes, as the slot measured
+    drained  whether it gets no sources; it can be away too, for example during an upgrade
+    silent_s  seconds since its last sign of life; 0 if it is away
     """
 
     slot: str
@@ -269,6 +272,8 @@ class SlotStatus(msgspec.Struct, frozen=True):
     http: str = ""
     fault: str = ""
     costs: dict[str, float] = {}
+    drained: bool = False
+    silent_s: float = 0.0
 
 
 class FleetStatus(msgspec.Struct, frozen=True):
@@ -284,14 +289,18 @@ class FleetStatus(msgspec.Struct, frozen=True):
 
 
 def status_of(
-    plan: FleetPlan, signs: Mapping[str, SlotSign], owners: Mapping[str, SourceOwner]
+    plan: FleetPlan,
+    signs: Mapping[str, SlotSign],
+    owners: Mapping[str, SourceOwner],
+    silent_s: Mapping[str, float],
 ) -> FleetStatus:
     """Return the state of a fleet, from its plan, signs of life and owners of sources.
 
-    owners  also of sources that left the plan without their last end
+    owners    also of sources that left the plan without their last end
+    silent_s  seconds since the last sign of life of each slot
     """
     slots = [
-        _slot_status(plan, name, signs.get(name))
+        _slot_status(plan, name, signs.get(name), silent_s.get(name, 0.0))
         for name in sorted(plan.slots.keys() | signs.keys())
     ]
     unserved = {}
@@ -306,19 +315,21 @@ def status_of(
     return FleetStatus(plan.version, slots, len(plan.sources), unserved)
 
 
-def _slot_status(plan: FleetPlan, name: str, sign: SlotSign | None) -> SlotStatus:
+def _slot_status(plan: FleetPlan, name: str, sign: SlotSign | None, silent_s: float) -> SlotStatus:
     room = plan.slots.get(name)
+    is_drained = room is not None and room.drained
     state = "serving"
     cores = 0.0
     if room is None:
         state = "unknown"
     else:
         cores = room.cores
-        if room.drained:
+        if is_drained:
             state = "drained"
     if sign is None:
         state = "away"
         sign = SlotSign("", "", 0, 0)
+        silent_s = 0.0
     n_sources = len(plan.sources_of(name))
     return SlotStatus(
         name,
@@ -332,6 +343,8 @@ def _slot_status(plan: FleetPlan, name: str, sign: SlotSign | None) -> SlotStatu
         sign.http,
         sign.fault,
         sign.costs,
+        is_drained,
+        round(silent_s, 1),
     )
 
 
@@ -351,21 +364,24 @@ def _why_unserved(name: str, slot: str, sign: SlotSign | None, owner: SourceOwne
 def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
     signs = store.signs(sorted({*plan.slots, *store.alive()}))
     owners = store.owners(sorted({*plan.sources, *store.unended()}))
-    status = status_of(plan, signs, owners)
+    status = status_of(plan, signs, owners, store.silent_s(sorted(signs)))
     if as_json:
         print(msgspec.json.encode(status).decode())
         return Exit.DONE
     sources = counted(status.sources, "source")
     print(f"version {status.version}: {sources}, {counted(len(plan.slots), 'slot')}")
     width = max((len(each.slot) for each in status.slots), default=4)
-    print(f"{'slot':<{width}}  state    load  measured  cores  sources  host")
+    states = {each.slot: _state_of(each) for each in status.slots}
+    state_width = max(len("drained"), *(len(state) for state in states.values()), 0)
+    print(f"{'slot':<{width}}  {'state':<{state_width}}  load  measured  cores  sources  host")
     for each in status.slots:
         host = _host_of(each, status.version)
         measured = "-"
         if each.costs:
             measured = f"{sum(each.costs.values()):.1f}"
         print(
-            f"{each.slot:<{width}}  {each.state:<7}  {each.load:>4.1f}  {measured:>8}  "
+            f"{each.slot:<{width}}  {states[each.slot]:<{state_width}}  {each.load:>4.1f}  "
+            f"{measured:>8}  "
             f"{each.cores:>5.1f}  {f'{each.serves}/{each.sources}':>7}  {host}".rstrip()
         )
     for each in status.slots:
@@ -378,6 +394,12 @@ def _status(store: FleetStore, plan: FleetPlan, as_json: bool) -> Exit:
     return Exit.DONE
 
 
+def _state_of(slot: SlotStatus) -> str:
+    if slot.drained and slot.state != "drained":
+        return f"{slot.state}, drained"
+    return slot.state
+
+
 def _host_of(slot: SlotStatus, version: int) -> str:
     """Return the host of a slot, its HTTP address, and the version that it follows if not this."""
     if not slot.host:
@@ -385,4 +407,6 @@ def _host_of(slot: SlotStatus, version: int) -> str:
     notes = [slot.http or "no HTTP port for other hosts"]
     if slot.version < version:
         notes.append(f"still follows version {slot.version}")
+    if slot.silent_s >= SILENT_S:
+        notes.append(f"no sign of life for {slot.silent_s:.0f} s")
     return f"{slot.host} ({', '.join(notes)})"
