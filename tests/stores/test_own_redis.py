@@ -5,8 +5,10 @@ The results must be those of the embedded store, and no password is shown or wri
 
 from __future__ import annotations
 
+import subprocess
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -233,3 +235,48 @@ def test_a_server_of_a_cluster_that_refuses_at_first_is_looked_for_on(
             wait_until("it was refused", lambda: bool(admin.execute_command("ACL", "LOG")))
             admin.execute_command("ACL", "SETUSER", "framegate", "+exists")
             wait_until("it is found again", lambda: links.has_changed)
+
+
+@programs
+def test_the_documented_configuration_loads_all_transactions_after_a_restart(
+    program: str, tmp_path: Path
+) -> None:
+    """Redis 8 and Valkey 8 load them with the rights of the user `default`, also if it is off."""
+    page = Path(__file__).parents[2] / "docs" / "fleet.md"
+    recipe = page.read_text(encoding="utf-8").split("```")[1].splitlines()
+    lines = [line for line in recipe if line.split()[:1] not in ([], ["bind"])]
+    assert any(line.startswith("user default off") for line in lines)
+    socket = tmp_path / "own.sock"
+    lines += ["port 0", f"unixsocket {socket}", f"dir {tmp_path}", 'save ""']
+    config = "\n".join(lines).encode()
+    url = f"unix://framegate:PASSWORD@{socket}"
+    with started(program, config), closing(redis.Redis.from_url(url)) as client:
+        wait_until("it answers", lambda: answers(client))
+        with client.pipeline(transaction=True) as pipe:
+            pipe.set("fg:one", 1).set("fg:two", 2).execute()
+    with started(program, config), closing(redis.Redis.from_url(url)) as client:
+        wait_until("it has loaded its file", lambda: answers(client))
+        assert client.mget("fg:one", "fg:two") == [b"1", b"2"]
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis.from_url(f"unix://{socket}").ping()
+
+
+@contextmanager
+def started(program: str, config: bytes) -> Iterator[None]:
+    """Run a server with this configuration for the length of a block."""
+    process = subprocess.Popen([program, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        stdin.write(config + b"\n")
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:  # it starts, or loads
+        return False
