@@ -403,6 +403,12 @@ def test_a_snooze_ends_episodes_survives_a_kill_and_a_replay_finds_it(tmp_path: 
         assert all(each.began.captured < since for each in all_changes(data))
         wrong = framegate(folder, "rules", "unsnooze", "--source", "yard", "-d", "data")
         assert "the run has no such source; it has door" in wrong.err
+        every = framegate(folder, "rules", "snooze", "--all", "1h", "-d", "data")
+        assert every.code == DONE, every.err
+        assert _snoozed(data) == ["all rules", "source door"]
+        awake = framegate(folder, "rules", "unsnooze", "--all", "-d", "data")
+        assert awake.code == DONE, awake.err
+        assert _snoozed(data) == ["source door"]
         awake = framegate(folder, "rules", "unsnooze", "--source", "door", "-d", "data")
         assert awake.code == DONE, awake.err
         quiet_until = Snooze.read(

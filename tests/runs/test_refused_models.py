@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from framegate.models.registry.manifest import FootageSpan, Learned
 from framegate.pipeline.contracts.errors import ModelNotTaken, RunRefused
 from framegate.pipeline.run.rpc import Use, ask
 from framegate.stages.detect.prepared_models import choose
 from tests.runs.test_swaps import CONFIG
 from tests.support import footage
 from tests.support.asked import Asked, frames
-from tests.support.commands import Command
+from tests.support.commands import Command, framegate
 from tests.support.own_models import own_model, relabelled, without_numbers
 from tests.support.runs import published_in
 
@@ -79,6 +80,31 @@ CASES: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
     (other_classes, "mine", ("not among the 80 classes of mine: person", "it has part 0")),
     (slow, "mine", (" ms for a picture on this machine; the limit is 1 ms ([models] most_ms)",)),
 ]
+
+
+def test_a_model_without_a_verdict_serves_only_if_its_user_insists(tmp_path: Path) -> None:
+    folder, registry = tmp_path / "user", tmp_path / "registry"
+    folder.mkdir()
+    registry.mkdir()
+    learned = Learned("light", "heavy", 100, 300, (FootageSpan("door", 0.0, 60.0),))
+    own_model(registry, "mine", size=SIZE, learned=learned)
+    (folder / "pipeline.toml").write_text(CONFIG, encoding="utf-8")
+    footage.write_scene(folder / "door.mp4", footage.steady(FRAMES))
+    asked = Asked(folder)
+    words = ("models", "use", "mine", "--registry", str(registry), "-d", "data")
+    with Command(folder, "run", "door.mp4", "-d", "data", "--pace", "realtime") as run:
+        asked.until("door", 5)
+        refused = framegate(folder, *words)
+        assert refused.code != DONE
+        assert "learned from footage and may not serve" in refused.err
+        assert "--unjudged overrides this" in refused.err
+        used = framegate(folder, *words, "--unjudged")
+        assert used.code == DONE, used.err
+        assert "in use: mine@" in used.out
+        assert asked.written()["door"]["model"].startswith("mine@")
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
 
 
 def test_the_model_in_use_goes_on(tmp_path: Path) -> None:

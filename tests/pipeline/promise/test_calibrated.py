@@ -71,6 +71,15 @@ def test_a_plot_that_cannot_be_written_is_told_before_the_work(
     assert f"--plot {plot.parent}: " in capfd.readouterr().err
 
 
+def test_a_confidence_that_no_promise_has_is_refused_before_the_work(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "day.mp4").write_bytes(b"no video: reading it would be another fault")
+    assert main(["calibrate", "day.mp4", "--confidence", "0.2"]) == 2
+    assert "promise.confidence = 0.2" in capfd.readouterr().err
+
+
 def test_a_detect_of_another_name_is_found_and_none_is_told(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

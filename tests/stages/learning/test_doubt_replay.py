@@ -83,7 +83,7 @@ def test_no_more_frames_than_asked_for_and_more_go_on_with_the_same() -> None:
 def test_ctrl_c_judges_by_what_was_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
     many = 100
     footage.write_scene(tmp_path / "day.mp4", footage.steady(many))
-    words = ("calibrate", "day.mp4", "--alpha", "0.4", "--frames", str(many))
+    words = ("calibrate", "day.mp4", "--alpha", "0.4", "--confidence", "0.8", "--frames", str(many))
     with Command(tmp_path, *words, before=TELLING) as command:
         command.says(" heavy passes, about ")
         command.process.send_signal(signal.SIGINT)
@@ -97,6 +97,7 @@ def test_ctrl_c_judges_by_what_was_done_and_the_same_command_goes_on(tmp_path: P
         ended = command.wait()
     assert ended.code == 0, ended.err
     assert "frames before the end" not in ended.out
+    assert "40.00% at 80.0% confidence" in ended.out
     # Those that were done were answered before. A command that is soon ready does not count.
     for frames, passes in re.findall(rf"frames: (\d+) of {many}, (\d+) heavy", ended.err):
         assert int(passes) == 0 or int(frames) - int(passes) >= done
