@@ -155,7 +155,9 @@ def test_the_status_shows_that_an_away_slot_is_drained_and_since_when_another_is
 ) -> None:
     """So a slot that is being upgraded and one that was just killed can be told apart."""
     file = tmp_path / "fleet.toml"
-    file.write_text('[slots.box1]\n[slots.box2]\n[sources.gate]\nurl_env = "GATE"\n')
+    file.write_text(
+        '[slots.box1]\n[slots.box2]\n[sources.gate]\nurl_env = "GATE"\n', encoding="utf-8"
+    )
     assert main(["fleet", "apply", str(file), "--store", store]) == 0
     assert main(["fleet", "drain", "box1", "--store", store]) == 0
     with closing(FleetStore(store)) as fleet, closing(redis.Redis.from_url(store)) as client:
