@@ -72,6 +72,11 @@ def add_data(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_run(command: argparse.ArgumentParser) -> None:
+    """Add `-d` to a command that asks an active run: that of this folder, else the only one."""
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+
+
 def add_place(command: argparse.ArgumentParser) -> None:
     """Add `-d` and `--store`, one of which selects the run that a command reads."""
     add_data(command)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.cli.console.arguments import add_data
+from framegate.cli.console.arguments import add_data, add_run
 from framegate.cli.help import ending
 from framegate.cli.review.events import EpisodeTable
 from framegate.pipeline.config.config import named_filter
@@ -87,7 +87,7 @@ def _register_add(verbs: Any) -> None:
     verb.add_argument(
         "keys", nargs="+", metavar="KEY=VALUE", help="key of [filters.NAME] with a value, as TOML"
     )
-    verb.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_run(verb)
 
 
 def _register_learn(verbs: Any) -> None:
@@ -121,7 +121,7 @@ def _register_remove(verbs: Any) -> None:
     )
     verb.set_defaults(command=_remove)
     verb.add_argument("name", metavar="NAME", help="name of the filter")
-    verb.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_run(verb)
 
 
 def _list(parsed: argparse.Namespace) -> Exit:

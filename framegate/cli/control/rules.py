@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from framegate.cli.console.arguments import add_run
 from framegate.cli.help import ending
 from framegate.pipeline.client.when import time_of
 from framegate.pipeline.config.switches import (
@@ -77,7 +78,7 @@ def _register_list(verbs: Any) -> None:
         epilog=ending("framegate rules list", "framegate rules list --json", page="events"),
     )
     verb.set_defaults(command=_list)
-    _add_run(verb)
+    add_run(verb)
     verb.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -97,7 +98,7 @@ def _register_set(verbs: Any) -> None:
     verb.set_defaults(command=_set)
     verb.add_argument("path", metavar="TABLE", help="such as events.rules.NAME or filters.NAME")
     verb.add_argument("keys", nargs="+", metavar="KEY=VALUE", help="key with its value, as TOML")
-    _add_run(verb)
+    add_run(verb)
     verb = verbs.add_parser(
         "remove",
         help="remove a rule, an area, a filter, a sink or a mask",
@@ -110,7 +111,7 @@ def _register_set(verbs: Any) -> None:
     )
     verb.set_defaults(command=_remove)
     verb.add_argument("path", metavar="PATH", help="such as events.rules.NAME or filters.NAME")
-    _add_run(verb)
+    add_run(verb)
 
 
 def _register_switches(verbs: Any) -> None:
@@ -123,7 +124,7 @@ def _register_switches(verbs: Any) -> None:
         )
         verb.set_defaults(command=_switch, is_on=is_on)
         verb.add_argument("rules", nargs="+", metavar="RULE", help="name of a rule")
-        _add_run(verb)
+        add_run(verb)
     verb = verbs.add_parser(
         "profile",
         help="switch the profile",
@@ -133,7 +134,7 @@ def _register_switches(verbs: Any) -> None:
     )
     verb.set_defaults(command=_profile)
     verb.add_argument("profile", nargs="?", default="", metavar="NAME", help="name of the profile")
-    _add_run(verb)
+    add_run(verb)
 
 
 def _register_snoozes(verbs: Any) -> None:
@@ -171,7 +172,7 @@ def _register_snoozes(verbs: Any) -> None:
 def _add_snoozed(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--source", metavar="NAME", help="the rules of this source, not one rule")
     verb.add_argument("--all", action="store_true", help="all rules")
-    _add_run(verb)
+    add_run(verb)
 
 
 def _register_history(verbs: Any) -> None:
@@ -182,7 +183,7 @@ def _register_history(verbs: Any) -> None:
         epilog=ending("framegate rules reload", page="events"),
     )
     verb.set_defaults(command=_reload)
-    _add_run(verb)
+    add_run(verb)
     verb = verbs.add_parser(
         "undo",
         help="undo the last change",
@@ -192,7 +193,7 @@ def _register_history(verbs: Any) -> None:
     )
     verb.set_defaults(command=_undo)
     verb.add_argument("version", nargs="?", default="", metavar="VERSION", help="earlier version")
-    _add_run(verb)
+    add_run(verb)
     verb = verbs.add_parser(
         "history",
         help="list the earlier versions of the file",
@@ -201,11 +202,7 @@ def _register_history(verbs: Any) -> None:
         epilog=ending("framegate rules history", page="events"),
     )
     verb.set_defaults(command=_history)
-    _add_run(verb)
-
-
-def _add_run(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_run(verb)
 
 
 # -- The verbs.

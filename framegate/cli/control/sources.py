@@ -12,7 +12,13 @@ import msgspec
 from rich.console import Console, Group
 from rich.text import Text
 
-from framegate.cli.console.arguments import add_source_keys, source_keys, typed_url
+from framegate.cli.console.arguments import (
+    add_data,
+    add_run,
+    add_source_keys,
+    source_keys,
+    typed_url,
+)
 from framegate.cli.help import ending
 from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
@@ -61,7 +67,7 @@ def _register_add(commands: Any) -> None:
         help="file, glob or URL, or NAME=SOURCE; NAME=- reads the URL from standard "
         "input, to keep its password off the command line",
     )
-    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_run(command)
     add_source_keys(command)
     command.add_argument(
         "--pace", choices=("realtime", "fast"), default="fast", help="pace of files; see run"
@@ -99,7 +105,7 @@ def _register_remove(commands: Any) -> None:
     )
     command.set_defaults(command=_remove)
     command.add_argument("sources", nargs="+", metavar="NAME", help="names of sources")
-    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_run(command)
 
 
 def _remove(parsed: argparse.Namespace) -> Exit:
@@ -125,7 +131,7 @@ def _register_sources(commands: Any) -> None:
         epilog=ending("framegate sources", "framegate sources -d data --json", page="cameras"),
     )
     command.set_defaults(command=_sources)
-    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_data(command)
     command.add_argument("--json", action="store_true", help="print JSON")
 
 

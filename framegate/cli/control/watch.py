@@ -24,7 +24,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from framegate.cli.console.arguments import add_place, place_faults
+from framegate.cli.console.arguments import add_place, add_run, place_faults
 from framegate.cli.help import ending
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import (
@@ -86,7 +86,7 @@ def _register_snapshot(commands: Any) -> None:
     )
     command.set_defaults(command=_snapshot)
     command.add_argument("source", metavar="NAME", help="name of the source")
-    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_run(command)
     command.add_argument(
         "-o",
         dest="file",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.console.arguments import given_time
+from framegate.cli.console.arguments import add_data, given_time
 from framegate.cli.console.terminal import Meter, Person, counted, say
 from framegate.cli.help import ending
 from framegate.cli.own_models.models import named
@@ -53,7 +53,7 @@ def register(commands: Any) -> None:
         ),
     )
     verb.set_defaults(command=_footage)
-    verb.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_data(verb)
     verb.add_argument("--sources", metavar="A,B", help="only these sources")
     verb.add_argument(
         "--before",

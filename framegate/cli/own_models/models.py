@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.console.arguments import add_registry
+from framegate.cli.console.arguments import add_registry, add_run
 from framegate.cli.console.terminal import Meter, say
 from framegate.cli.help import ending
 from framegate.cli.learning.tune import EVIDENCE, add_footage, gain_in_words
@@ -78,9 +78,7 @@ def _register_use(verbs: Any) -> None:
     )
     back.set_defaults(command=_roll_back)
     for verb in (use, back):
-        verb.add_argument(
-            "-d", dest="data", type=Path, metavar="DATA", help="the run's data folder"
-        )
+        add_run(verb)
         verb.add_argument("--sources", metavar="A,B", help="only these sources (default: all)")
 
 

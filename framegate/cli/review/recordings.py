@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.console.arguments import given_time, place_faults
+from framegate.cli.console.arguments import add_data, given_time, place_faults
 from framegate.cli.console.terminal import Meter, say
 from framegate.cli.help import ending
 from framegate.pipeline.client.when import TIME
@@ -46,7 +46,7 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_recordings)
-    _add_data(command)
+    add_data(command)
     command.add_argument(
         "--store",
         metavar="URL",
@@ -72,7 +72,7 @@ def register(commands: Any) -> None:
     )
     verb.set_defaults(command=_export)
     verb.add_argument("source", metavar="SOURCE", help="name of a source")
-    _add_data(verb)
+    add_data(verb)
     verb.add_argument("--from", dest="since", metavar="WHEN", help=f"start of the range: {TIME}")
     verb.add_argument(
         "--to",
@@ -91,10 +91,6 @@ def register(commands: Any) -> None:
         "--blur-faces", action="store_true", help="blur faces; best effort; encodes again"
     )
     add_overwrite(verb)
-
-
-def _add_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
 
 
 def _opened(data: Path) -> Index:
