@@ -225,39 +225,52 @@ def _reports(
     database: sqlite3.Connection, source: str, since: float, until: float
 ) -> list[_ReportedSpan]:
     """Return the reports of a camera in a span, and those before it that may reach into it."""
-    rows = database.execute(
+    query = (
         "SELECT began_captured, max(last_captured, iif(ended_by IS NULL, ?, 0)), id, label,"
         " began_epoch, began_media_s FROM episode INDEXED BY by_source"
         f" WHERE source = ? AND label IN ({_MARKS}) AND \"when\" = 'state'"
-        " AND began_captured BETWEEN ? AND ? ORDER BY began_captured DESC LIMIT ?",
-        (until, source, *_EVENTS, since - LONGEST_S, until + SLACK_S, MOST_ROWS),
     )
-    return [_ReportedSpan(*row) for row in rows]
+    return _spans(database, query, (until, source, *_EVENTS), since, until)
 
 
 def _objects(
     database: sqlite3.Connection, source: str, since: float, until: float
 ) -> list[_ReportedSpan]:
     """Return the visits of a source in a span, and those before it that may reach into it."""
-    rows = database.execute(
+    query = (
         "SELECT began_captured, last_captured, id, label, began_epoch, began_media_s,"
         " last_media_s - began_media_s - dwell_s >= ? FROM visits INDEXED BY visits_by_time"
-        " WHERE source = ? AND began_captured BETWEEN ? AND ? ORDER BY began_captured DESC LIMIT ?",
-        (_MOVES_S, source, since - LONGEST_S, until + SLACK_S, MOST_ROWS),
+        " WHERE source = ?"
     )
-    return [_ReportedSpan(*row) for row in rows]
+    return _spans(database, query, (_MOVES_S, source), since, until)
 
 
 def _present(
     database: sqlite3.Connection, source: str, since: float, until: float, now: float
 ) -> list[_ReportedSpan]:
     """Return the episodes of rules about objects. They have no id: the visits are counted."""
-    rows = database.execute(
+    query = (
         "SELECT began_captured, iif(ended_by IS NULL, ?, last_captured), '', label, 0, 0.0"
         " FROM episode INDEXED BY by_source WHERE source = ? AND label IS NOT NULL"
-        " AND \"when\" NOT IN ('state', 'like') AND began_captured BETWEEN ? AND ?"
-        " ORDER BY began_captured DESC LIMIT ?",
-        (now, source, since - LONGEST_S, until + SLACK_S, MOST_ROWS),
+        " AND \"when\" NOT IN ('state', 'like')"
+    )
+    return _spans(database, query, (now, source), since, until)
+
+
+def _spans(
+    database: sqlite3.Connection,
+    query: str,
+    values: Sequence[object],
+    since: float,
+    until: float,
+) -> list[_ReportedSpan]:
+    """Return the newest rows of a query that may be about a span.
+
+    query  of columns as in _ReportedSpan, up to the last condition but the time
+    """
+    rows = database.execute(
+        f"{query} AND began_captured BETWEEN ? AND ? ORDER BY began_captured DESC LIMIT ?",
+        (*values, since - LONGEST_S, until + SLACK_S, MOST_ROWS),
     )
     return [_ReportedSpan(*row) for row in rows]
 
