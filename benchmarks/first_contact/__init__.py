@@ -45,7 +45,6 @@ TASKS: Final = {
     "count": "count by class a minute",
     "video": "save an annotated video",
 }
-COMMAND: Final = "framegate.cli"  # what `framegate` in the programs is
 REPOSITORY: Final = PROGRAMS.parents[2]
 ADDRESSES: Final = {name: f"rtsp://camera.example/{name}" for name in ("door", "yard")}
 HEIGHT = 360

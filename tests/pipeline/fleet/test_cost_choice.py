@@ -24,7 +24,6 @@ cost = 0.5
 [sources.yard]
 url_env = "YARD_URL"
 """
-NEW_SLOT = FILE + "[slots.b]\n"
 
 
 def content(text: str) -> FleetContent:
