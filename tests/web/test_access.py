@@ -100,10 +100,10 @@ def test_without_a_token_other_hosts_use_an_address_or_a_name_that_strangers_can
     asking = Asking(beyond, "", "https://cameras.example")
     for host in (
         "127.0.0.1:8686", "192.0.2.7", "[2001:db8::1]:8686", "framegate:8686", "localhost",
-        "cameras.example", "CAMERAS.example:443",
+        "cameras.example", "CAMERAS.example:443", "nas.local:8686", "NAS.home.arpa",
     ):  # fmt: skip
         assert asking.get("/", headers={"Host": host}).text == "seen", host
-    for host in ("rebound.example", "rebound.example:8686", "127.0.0.1.rebound.example"):
+    for host in ("rebound.example", "rebound.example:8686", "local.example"):
         refused = asking.get("/", headers={"Host": host})
         assert refused.status_code == 400
         assert "[http] origins" in refused.text

@@ -39,6 +39,7 @@ from framegate.pipeline.web.fleet.forward import FORWARDED
 from framegate.pipeline.web.limits import HOSTS, Refusal, check_origin, refused
 from framegate.pipeline.web.port import is_loopback
 
+_PRIVATE: Final = (".local", ".lan", ".internal", ".home.arpa", ".localdomain")  # not in public DNS
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 LOGIN: Final = ("/login", "/api/v1/login")  # need no caller
 RECHECK_S: Final = 1.0  # between two checks of the caller of a request under way
@@ -65,7 +66,7 @@ def guarded(
     On a loopback address only requests to this host's own names pass. Otherwise any web page could
     read the pictures through its reader's browser, under a name that resolves to 127.0.0.1. On
     other addresses the same is true without a token and accounts; there, requests pass that use an
-    address or a name without a dot, which a stranger's page cannot have.
+    address or a name of a private network, which a stranger's page cannot have.
     """
     app = _FrontDoor(app, token_sha256, accounts, sessions, proxies or TrustedProxies())
     if origins:
@@ -89,7 +90,8 @@ class _OwnNames:
     """Middleware that refuses requests to other names than those of this host.
 
     names      allowed names and addresses; "*": all
-    is_strict  False: all addresses and names without a dot are allowed, too
+    is_strict  False: all addresses, names without a dot and names of private networks are allowed,
+               too
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str], is_strict: bool) -> None:
@@ -109,7 +111,8 @@ class _OwnNames:
     def _is_own(self, name: str) -> bool:
         if name in self._names or "*" in self._names:
             return True
-        return not self._is_strict and ("." not in name or _is_address(name))
+        is_private = "." not in name or _is_address(name) or name.endswith(_PRIVATE)
+        return is_private and not self._is_strict
 
 
 def _name_of(host: str) -> str:
