@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 
 import pytest
 
@@ -12,6 +13,7 @@ from framegate.pipeline.contracts.errors import ResultsTrimmed
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
+from tests.support.runs import wait_until
 
 STREAM = "fg:{door}:results"
 
@@ -147,3 +149,40 @@ def test_what_does_not_go_together_is_refused(store: EmbeddedStore) -> None:
         subscribe(store.url, group="counters")
     with pytest.raises(ValueError, match="until_end"):
         subscribe(store.url, group="counters", consumer="one", until_end=True)
+
+
+def test_a_source_that_the_store_forgot_is_joined_again(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    """Its stream is gone, and the group with it; a source of the name may come again."""
+    publisher.results("door", 1, range(3))
+    with member(store, "one") as one:
+        assert seqs(one, 2, acknowledge=True) == [0, 1]
+        assert seqs(one, 1, acknowledge=False) == [2]
+        publisher.client.delete(STREAM)
+        publisher.client.hdel("fg:sources", "door")
+        publisher.results("door", 2, range(2))
+        found = list(itertools.islice(one, 2))
+        assert [(each.epoch, each.seq) for each in found] == [(2, 0), (2, 1)]
+        for each in found:
+            one.ack(each)
+    assert pending(publisher) == 0
+
+
+def test_a_new_group_begins_at_a_saved_position(store: EmbeddedStore, publisher: Publisher) -> None:
+    publisher.results("door", 1, range(5))
+    start = {"door": "1-2"}
+    with subscribe(store.url, ["door"], start, group="late", consumer="one") as one:
+        assert seqs(one, 2, acknowledge=True) == [3, 4]
+
+
+def test_a_new_group_begins_with_what_comes(store: EmbeddedStore, publisher: Publisher) -> None:
+    publisher.results("door", 1, range(5))
+    found: list[int] = []
+    with subscribe(store.url, ["door"], "new", group="late", consumer="one") as one:
+        reads = threading.Thread(target=lambda: found.extend(seqs(one, 1, acknowledge=True)))
+        reads.start()
+        wait_until("the group waits", lambda: publisher.waiting_readers() == 1)
+        publisher.results("door", 1, [5])
+        reads.join()
+    assert found == [5]

@@ -13,6 +13,7 @@ import pytest
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import FrameLost, StageRefused
 from framegate.pipeline.contracts.records import START, VERSION, End, FailReason, Position, Record
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, Stage
@@ -88,9 +89,11 @@ def end_at(seq: int, away_s: float = 0.0) -> Arrival:
     return Arrival(Position(1, seq), End(VERSION, seq, last=False, away_s=away_s))
 
 
-def hosted_stage(folder: Path, orders: Orders, asides: Asides | None = None) -> HostedStage:
+def hosted_stage(
+    folder: Path, orders: Orders, asides: Asides | None = None, *, publishes: bool = False
+) -> HostedStage:
     """A stage of the main path that serves two sources; another worker reads its outputs."""
-    spec = StageSpec("obeys", "", "decode", main=True, reliable=True, publishes=False)
+    spec = StageSpec("obeys", "", "decode", main=True, reliable=True, publishes=publishes)
     stage = Obeys(None, context_alone(no_pixels, lambda: 0.0, folder, "decode"))
     stage.orders = orders
     hosted = HostedStage(spec, stage, keep=0, asides=asides or {})
@@ -238,6 +241,19 @@ def test_a_suspected_record_and_one_that_failed_before_are_not_given(tmp_path: P
         (0, 0), (1, "worker_died"), (2, "stage_error"), (3, None)
     ]  # fmt: skip
     assert [aside.position.seq for aside in pending.commit.asides] == [1]
+
+
+def test_a_frame_on_which_the_publishing_stage_fails_is_published_as_failed(tmp_path: Path) -> None:
+    orders = Orders(raises={0: ValueError("an odd frame")})
+    hosted = hosted_stage(tmp_path, orders, publishes=True)
+    commit = run(hosted, [frame(0)]).commit
+    (entry,) = commit.entries
+    result = msgspec.msgpack.decode(entry.data, type=Result)
+    assert (result.outcome, result.looked, result.reason) == ("failed", "no", "stage_error")
+    assert (result.source, result.epoch, result.seq) == (CAM, 1, 0)
+    counts = dict(commit.counts)
+    assert (counts["published"], counts["failed"]) == (1, 1)
+    assert [aside.reason for aside in commit.asides] == ["stage_error"]
 
 
 @pytest.mark.parametrize("failure", [ValueError("an odd end"), object()])
