@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from framegate.pipeline.store.hop import (
     Entry,
     Library,
     SourceHop,
+    drop_unused,
     function,
     hop_command,
     library,
     library_body,
+    load_library,
     make_library,
+    note_use,
 )
 from tests.support.servers import server
 
@@ -123,3 +126,63 @@ def test_a_library_that_no_run_has_used_for_long_is_removed(client: Any) -> None
     assert used.keys() == {library().name, recent.name, unknown.name}
     assert used[library().name] >= now
     assert used[unknown.name] >= now
+
+
+class Overtaken(redis.Redis):
+    """A client after whose first look at the libraries another run acts.
+
+    act  what the other run does
+    """
+
+    act: Callable[[], object] | None = None
+
+    def function_list(self, *words: Any, **more: Any) -> Any:
+        found = super().function_list(*words, **more)
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+        return found
+
+
+@pytest.fixture
+def overtaken(client: Any) -> Iterator[Overtaken]:
+    path = client.connection_pool.connection_kwargs["path"]
+    with Overtaken(unix_socket_path=path, protocol=2) as made:
+        yield made
+
+
+def test_a_library_that_another_run_loads_at_the_same_time_is_used(
+    client: Any, overtaken: Overtaken
+) -> None:
+    overtaken.act = lambda: client.function_load(library().code)
+    load_library(overtaken)
+    assert loaded(client) == {library().name}
+
+
+def test_a_store_that_accepts_no_library_is_an_error(client: Any, overtaken: Overtaken) -> None:
+    client.execute_command("ACL", "SETUSER", "default", "-function|load")
+    with pytest.raises(redis.ResponseError, match="no permissions"):
+        load_library(overtaken)
+
+
+def test_an_unused_library_that_another_run_removes_at_the_same_time_is_gone(
+    client: Any, overtaken: Overtaken
+) -> None:
+    old = make_library(f"{library_body()}\n-- old")
+    client.function_load(old.code)
+    now = note_use(client)
+    client.hset(keys.LIBRARIES, old.name, now - UNUSED_S - 60)
+    overtaken.act = lambda: client.function_delete(old.name)
+    drop_unused(client, [overtaken], now)
+    assert loaded(client) == set()
+    assert client.hkeys(keys.LIBRARIES) == [library().name.encode()]
+
+
+def test_an_unused_library_that_may_not_be_removed_is_an_error(client: Any) -> None:
+    old = make_library(f"{library_body()}\n-- old")
+    client.function_load(old.code)
+    now = note_use(client)
+    client.hset(keys.LIBRARIES, old.name, now - UNUSED_S - 60)
+    client.execute_command("ACL", "SETUSER", "default", "-function|delete")
+    with pytest.raises(redis.ResponseError, match="no permissions"):
+        drop_unused(client, [client], now)
