@@ -6,11 +6,14 @@ cameras.
 
 from __future__ import annotations
 
+import time
 import weakref
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
-from framegate.pipeline.contracts.source import DecoderGuard, Form, Request
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.source import DecoderGuard, Form, Request, Source
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.options import DecodeOptions
 
@@ -76,7 +79,32 @@ class Decode:
             recorder.close()
 
     def probe(self, request: Request) -> Probe:
-        """Open a source and describe it. SourceFault as FileSource."""
-        from framegate.stages.decode.file import probe
+        """Open a source and describe it. SourceFault as FileSource.
 
+        A source that a derived class opens itself is described by its first frame.
+        """
+        from framegate.stages.decode.camera import CameraSource
+        from framegate.stages.decode.file import FileSource, probe
+
+        if type(self).open is not Decode.open:
+            source: Source = self.open(request)
+            with closing(source):
+                if not isinstance(source, FileSource | CameraSource):
+                    return _probe_of(source, request, self.options.open_timeout_s)
         return probe(request, self.options)
+
+
+def _probe_of(source: Source, request: Request, patience_s: float) -> Probe:
+    from framegate.stages.decode.file import Probe
+
+    until = time.monotonic() + patience_s
+    for frame in source:
+        if frame is not None:
+            form = frame.form
+            return Probe(
+                "your own source", form.width, form.height, None, None, None, "yuv420p", 0,
+                request.live,
+            )  # fmt: skip
+        if time.monotonic() > until:
+            break
+    raise SourceFault(f"{shown(request.url, request.live)}: it has no frame", "empty")

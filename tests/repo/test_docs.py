@@ -55,6 +55,7 @@ def test_every_path_that_is_named_exists(name: str) -> None:
         "videos/",
         "stages.",
         "my_stages",
+        "my_source",
         "models.py",
         "pipeline.toml",
         "fleet.toml",

@@ -108,7 +108,7 @@ def test_the_plain_reader_has_ten_lines() -> None:
 
 @pytest.mark.parametrize(("name", "block"), all_blocks("python"))
 def test_python_compiles_and_what_it_imports_is_there(name: str, block: str) -> None:
-    own = {"my_stages"}  # a reader's
+    own = {"my_stages", "my_source"}  # a reader's
     for node in ast.walk(ast.parse(block, name)):
         if isinstance(node, ast.ImportFrom) and node.module not in own:
             module = importlib.import_module(node.module or "")
@@ -131,11 +131,11 @@ def test_configuration_is_accepted(
         holds["url"] = "kafka://broker.example"
     for key, variable in re.findall(r'(\w+)_env = "(\w+)"', block):
         monkeypatch.setenv(variable, holds.get(key, "secret"))
-    if "my_stages" in block:
-        (tmp_path / "my_stages.py").write_text(
-            the_block("python", "class People", name), encoding="utf-8"
-        )
-        monkeypatch.syspath_prepend(tmp_path)
+    for module, kind in (("my_stages", "class People"), ("my_source", "class MyDecode")):
+        if module in block:
+            code = the_block("python", kind, name)
+            (tmp_path / f"{module}.py").write_text(code, encoding="utf-8")
+            monkeypatch.syspath_prepend(tmp_path)
     if "accounts_file" in block:
         (tmp_path / "accounts.toml").touch()
         monkeypatch.chdir(tmp_path)
@@ -158,6 +158,20 @@ def test_a_stage_of_ones_own(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert "set aside" not in ended.err
     assert len(ended.results("clip")) == 9
+
+
+def test_a_source_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "my_source.py").write_text(
+        the_block("python", "class MyDecode", "docs/stages.md"), encoding="utf-8"
+    )
+    (tmp_path / "pipeline.toml").write_text(
+        the_block("toml", "my_source", "docs/stages.md"), encoding="utf-8"
+    )
+    checked = framegate(tmp_path, "check")
+    assert "ramp: your own source 320x240" in checked.out, checked.err
+    ended = framegate(tmp_path, "run", "--json")
+    assert ended.code == 0, ended.err
+    assert [result["pts"] for result in ended.results("ramp")] == [n / 10 for n in range(10)]
 
 
 def test_a_stage_of_ones_own_in_a_test_of_ones_own(tmp_path: Path) -> None:
