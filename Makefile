@@ -20,7 +20,7 @@ help:
 	@echo "make install       also install the tools of developers: $(TOOLS)"
 	@echo "make extras        also install what training, Ray and some benchmarks need (torch is large)"
 	@echo "make test          run the tests, up to 10 minutes; not those of make test-runs"
-	@echo "make test-runs     run the tests of whole runs: kills, cameras, stores; and of the wheel"
+	@echo "make test-runs     run the tests of whole runs: kills, cameras, stores, learning; the wheel"
 	@echo "make test-extras   run the tests that need what make extras installs"
 	@echo "make test-all      run every test, also the long ones; print when all last passed"
 	@echo "make check         check style, format and types"

@@ -46,6 +46,7 @@ def words(registry: Path, model: str, *streets: str) -> list[str]:
     return [*said, "--teacher", "seer"]
 
 
+@pytest.mark.whole_run
 def test_a_model_that_holds_its_own_may_serve(
     registry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
