@@ -294,7 +294,8 @@ def find_run(folder: Path | None) -> Running:
     """
     runs = runs_going_on()
     if folder is not None:
-        runs = [run for run in runs if Path(run.folder) == folder.absolute()]
+        wanted = folder.resolve()  # it may be named by way of a link, or of ..
+        runs = [run for run in runs if Path(run.folder).resolve() == wanted]
     elif len(runs) > 1:
         runs = _in_current_directory(runs) or runs
     if len(runs) == 1:

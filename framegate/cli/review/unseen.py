@@ -135,7 +135,9 @@ def _words(kind: str, rule: str, why: str, detail: str) -> str:
     if rule:
         words += f" ({rule})"
     if why:
-        words += f": {WHY_NOT_WATCHED.get(why, why.replace('_', ' '))}"
+        if " " not in why:  # a code; a sentence can name a key
+            why = WHY_NOT_WATCHED.get(why, why.replace("_", " "))
+        words += f": {why}"
     if detail:
         words += f" ({detail})"
     return words

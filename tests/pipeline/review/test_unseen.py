@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from framegate.cli.main import main
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorder_states import RecorderState, RecordingGap
 from framegate.pipeline.review.event_database import FILE
@@ -96,6 +97,17 @@ def test_a_folder_tells_all_that_is_known(tmp_path: Path) -> None:
     only = unseen_in(tmp_path, 110.0, NOW, NOW, {"yard"})
     assert [each.source for each in only.times] == ["yard"]
     assert known_sources(tmp_path) == ["door", "gate", "yard"]
+
+
+def test_a_reason_in_words_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Index(tmp_path)) as index:
+        add_segment(index, "gate", 0, 100.0)
+        why = "the disk is full (record.free_bytes stay free)"
+        index.recorders.note(RecorderState("gate", 500.0, None, why, 1))
+    assert main(["unseen", "-d", str(tmp_path)]) == 0
+    assert f"not recorded: {why}" in capsys.readouterr().out
 
 
 def test_a_time_that_was_not_watched_has_the_reason_of_the_epoch_before_it() -> None:

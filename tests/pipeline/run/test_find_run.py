@@ -55,6 +55,9 @@ def test_of_several_runs_the_one_of_the_current_directory_is_read(
         monkeypatch.chdir(inside)
         assert find_run(None).folder == str(mine)
     assert find_run(other).folder == str(other)
+    (tmp_path / "link").symlink_to(other)
+    for also in (mine / ".." / ".." / "yard" / "data", tmp_path / "link"):
+        assert find_run(also).folder == str(other)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigFaults, match=r"several runs are active; choose one with -d:\n  -d "):
         find_run(None)
