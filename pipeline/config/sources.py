@@ -145,13 +145,16 @@ def events_service(name: str, source: SourceConfig) -> str:
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
 
 
-def named_sources(words: Sequence[str], *, opens_folders: bool = False) -> dict[str, str]:
+def named_sources(
+    words: Sequence[str], *, opens_folders: bool = False, takes_variables: bool = False
+) -> dict[str, str]:
     """Return URLs and paths by source name; a pattern gives the files that match.
 
     Raises ConfigFaults with all faults: bad or repeated names, no file in a folder or for a
     pattern, a configuration file.
 
     opens_folders  a folder gives the video files in it, not its own path
+    takes_variables  whether the caller reads env:NAME from a variable
     """
     sources: dict[str, str] = {}
     given: set[str] = set()
@@ -171,6 +174,10 @@ def named_sources(words: Sequence[str], *, opens_folders: bool = False) -> dict[
             continue
         if is_configuration(place):
             faults.append(f"{word}: is a configuration: framegate run -c {place}")
+            continue
+        is_variable = place.startswith("env:") and not os.path.exists(place)
+        if is_variable and not takes_variables:
+            faults.append(f"{word}: {_named_variable(name, place.removeprefix('env:'))}")
             continue
         places = _expanded(place, opens_folders)
         if not places:
@@ -287,6 +294,15 @@ def _expanded(place: str, opens_folders: bool) -> list[str]:
     if os.path.exists(place) or not glob.has_magic(place):
         return [place]
     return sorted(glob.glob(place, recursive=True))
+
+
+def _named_variable(name: str | None, variable: str) -> str:
+    """Return how a source whose URL is in a variable is given to a run."""
+    table = f"[sources.{name or 'NAME'}]"
+    return (
+        f'a variable is named in pipeline.toml, as url_env = "{variable}" of {table}; '
+        f"framegate add {name or 'NAME'}=- reads a URL from standard input"
+    )
 
 
 def _nothing_there(place: str) -> str:

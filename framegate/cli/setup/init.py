@@ -197,7 +197,7 @@ def _imported(frigate: FrigateFile, cameras: Sequence[Camera], secrets: Secrets)
 def named_cameras(words: Sequence[str]) -> list[Camera]:
     """Return the cameras of the command line. ConfigFaults with all faults."""
     cameras, faults = [], []
-    for name, url in named_sources(words).items():
+    for name, url in named_sources(words, takes_variables=True).items():
         if url == "-":
             try:
                 cameras.append(Camera(name, typed_url(name)))

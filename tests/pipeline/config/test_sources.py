@@ -111,6 +111,13 @@ def test_a_configuration_is_no_source(word: str) -> None:
     assert is_live("rtsp://cam.example/cameras.toml")
 
 
+def test_a_variable_is_no_path_of_a_run() -> None:
+    assert named_sources(["gate=env:GATE"], takes_variables=True) == {"gate": "env:GATE"}
+    with pytest.raises(ConfigFaults, match=r'url_env = "GATE" of \[sources\.gate\]') as refused:
+        named_sources(["gate=env:GATE"])
+    assert "framegate add gate=- reads a URL from standard input" in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["[1].mp4", "what?.mp4", "x=y.mp4", "*"])
 def test_a_file_with_a_strange_name_is_that_file(here: Path, name: str) -> None:
     (here / name).touch()
