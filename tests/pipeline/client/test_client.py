@@ -11,18 +11,23 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
+from redis.typing import EncodableT, FieldT
 
 from framegate import Subscription, subscribe
-from framegate.pipeline.client.follower import WHOLE
+from framegate.pipeline.client.follower import RESULTS, WHOLE, Follower
+from framegate.pipeline.client.reader import Reader
+from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     ResultsTrimmed,
     StoreLost,
     StoreRefused,
 )
-from framegate.pipeline.contracts.records import START
+from framegate.pipeline.contracts.records import START, VERSION, End, Record, SideOutput
 from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 from tests.support.runs import DEADLINE_S
@@ -310,3 +315,57 @@ def test_one_cancellation_ends_a_read_wherever_it_is(
                 assert wait.cancelled(), f"after {steps} steps the cancellation was lost"
 
     asyncio.run(cancel_each())
+
+
+def test_one_pass_over_the_stored_results_ends_without_waiting(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    def stored(*names: str) -> list[tuple[str, str]]:
+        follower = Follower(names or None, "earliest", False, RESULTS, once=True)
+        with Subscription[Result](Reader(store.url, follower, 0.0)) as one_pass:
+            return places(list(one_pass))
+
+    assert stored() == []
+    with pytest.raises(ConfigFaults, match="no source hall; the store has none"):
+        stored("hall")
+    publisher.results("door", 1, range(2))
+    assert stored() == stored("door") == [("door", "1-0"), ("door", "1-1")]
+    with pytest.raises(ConfigFaults, match="no source hall, yard; there are: door"):
+        stored("yard", "door", "hall")
+
+
+class Count(msgspec.Struct):
+    """The output of a stage."""
+
+    people: int
+
+
+@pytest.mark.parametrize("is_side", [False, True])
+def test_the_outputs_of_a_stage_have_the_type_that_the_reader_asks_for(
+    store: EmbeddedStore, publisher: Publisher, is_side: bool
+) -> None:
+    """A stage of the main path passes frames without an output on; its end may have a last one."""
+    publisher.client.hset(keys.SOURCES, "door", "a run")
+    record = Record(VERSION, 0.04, 1.5, 0.0, 0, Form(64, 48))
+    end = End(VERSION, frames=2, last=True)
+    said = msgspec.Raw(records.encode(Count(3)))
+
+    def add(seq: int, kind: str, entry: Record | SideOutput | End) -> None:
+        fields: dict[FieldT, EncodableT] = {"k": kind, "d": records.encode(entry)}
+        publisher.client.xadd(keys.out("door", "counts"), fields, id=f"1-{seq}")
+
+    wanted = [(0, 0.04, 64, Count(3))]
+    if is_side:
+        add(0, "frame", records.side_output(record, START, said))
+        add(2, "end", end)
+    else:
+        add(0, "frame", records.with_said(record, "counts", said, 0.0))
+        add(1, "frame", record)
+        last = msgspec.Raw(records.encode(Count(9)))
+        add(2, "end", msgspec.structs.replace(end, said={"counts": last}))
+        wanted.append((2, None, 0, Count(9)))
+    with subscribe(
+        store.url, ["door"], "earliest", stage="counts", output=Count, until_end=True
+    ) as outputs:
+        found = [(each.seq, each.pts, each.width, each.output) for each in outputs]
+    assert found == wanted
