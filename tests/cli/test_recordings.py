@@ -113,3 +113,14 @@ def test_removed_recordings_are_told(folder: Path, capsys: pytest.CaptureFixture
     index.close()
     assert main(["recordings", "-d", "data"]) == 0
     assert "gate: 1 files" in capsys.readouterr().out
+
+
+def test_a_recording_to_detect_again_needs_its_own_folder_without_a_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hint must not name -d, which is the folder of the new run."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    assert main(["run", "--from-recording", "gate", "-d", "again"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "name its data folder: --from-recording DATA/gate" in told
+    assert "with -d" not in told

@@ -235,7 +235,7 @@ def recorded_places(named: Sequence[str], since: str | None, until: str | None) 
         folder, _, source = word.rpartition("/")
         if source in places:
             raise ConfigFaults([f"--from-recording {word}: two sources have this name"])
-        data = data_folder(Path(folder) if folder else None)
+        data = _recorded_in(folder, source)
         with closing(_opened(data)) as index:
             found = _segments(index, source, begin, end)
             first = found[0].captured
@@ -252,6 +252,21 @@ def recorded_places(named: Sequence[str], since: str | None, until: str | None) 
             )
         places[source] = RecordedRange(data, source, first, last, len(files)).place
     return places
+
+
+def _recorded_in(folder: str, source: str) -> Path:
+    """Return the folder with the recordings of a source; "": that of the active or last run."""
+    if folder:
+        return Path(folder)
+    try:
+        return data_folder(None)
+    except ConfigFaults:  # its hint names -d, which is the folder of the new run here
+        raise ConfigFaults(
+            [
+                f"--from-recording {source}: not exactly one run is active on this host; name its "
+                f"data folder: --from-recording DATA/{source}"
+            ]
+        ) from None
 
 
 def _range(
