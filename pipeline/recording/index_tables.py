@@ -194,7 +194,9 @@ class IndexTables:
                 os.close(os.open(self.folder / name, flags, PRIVATE_FILE))
         files = self._identity()
         path = self.folder / NAME
-        self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(
+            path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
         try:
             self._begin()
         except BaseException:
@@ -339,7 +341,7 @@ def damage_of(file: Path) -> str | None:
         return None
     place = f"file:{urllib.parse.quote(str(file))}?mode=rw"
     try:
-        with closing(sqlite3.connect(place, BUSY_S, uri=True)) as database:
+        with closing(sqlite3.connect(place, timeout=BUSY_S, uri=True)) as database:
             (result, *_) = database.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.Error as error:
         if _is_damage(error):

@@ -244,7 +244,7 @@ def test_the_deployed_model_looks(tmp_path: Path, scheme: str) -> None:
         (found,) = place.answer([grey])
         assert isinstance(found, Predictions)
         assert found.boxes == ()
-        assert len(found.models) == 4
+        assert len(found.models) == 3
         place.close()
 
 

@@ -39,6 +39,7 @@ input = "escalate"
 """
 
 STAGES = '''
+import pathlib
 import time
 
 from framegate.pipeline.contracts.stage import Item, NoState, Stage
@@ -76,6 +77,18 @@ class Slow(Null):
         return super().process(batch, states)
 
 
+class Waits(Slow):
+    """Waits at a frame, which a file of this folder names, until the file is gone."""
+
+    batch = 1
+
+    def process(self, batch, states):
+        file = pathlib.Path(__file__).with_name("waits")
+        while file.exists() and batch[0].record.number >= int(file.read_text()):
+            time.sleep(0.01)
+        return super().process(batch, states)
+
+
 class Hangs(Null):
     """Never comes back from frame 30."""
 
@@ -108,6 +121,21 @@ def start(
 @pytest.fixture
 def sizes(tmp_path: Path) -> Path:
     return write_sizes(tmp_path / "sizes.mkv", SIZES, EACH, codec="mjpeg")
+
+
+def killed_after(folder: Path, source: Path, at: Position) -> Run:
+    """A run that was killed when it had the result at `at`, and few later ones."""
+    folder.mkdir()
+    waits = folder / "waits"
+    waits.write_text(str(EACH * (at.epoch - 1) + at.seq + 2), encoding="utf-8")
+    run = start(folder, source, USUAL, detect="Waits", hung_s=3600)
+    wait_until("some results", lambda: run.positions("clip", ["cache"])["cache"] >= at)
+    if at.epoch == len(SIZES):
+        end = Position(at.epoch, EACH - 1)
+        wait_until("all is decoded", lambda: run.positions("clip", ["window"])["window"] >= end)
+    run.kill()
+    waits.unlink()
+    return run
 
 
 def bare_loop(source: Path) -> list[tuple[int, int]]:
@@ -178,9 +206,7 @@ def test_a_resumed_run_keeps_its_epochs(tmp_path: Path, sizes: Path, at: Positio
     """Shared memory went with the supervisor: pixels that are still needed are decoded again,
     also when all was decoded and committed (the last case).
     """
-    run = start(tmp_path / "run", sizes, USUAL, detect="Slow")
-    wait_until("some results", lambda: run.positions("clip", ["cache"])["cache"] >= at)
-    run.kill()
+    run = killed_after(tmp_path / "run", sizes, at)
     config = str(tmp_path / "run" / "pipeline.toml")
     resumed = Run(run.folder, "--resume", "-c", config, cwd=tmp_path / "run")
     assert resumed.wait() == 0, resumed.log.read_text(encoding="utf-8")
@@ -190,10 +216,7 @@ def test_a_resumed_run_keeps_its_epochs(tmp_path: Path, sizes: Path, at: Positio
 @pytest.mark.long
 def test_ctrl_c_during_a_resume_loses_nothing(tmp_path: Path, sizes: Path) -> None:
     """Pixels of what was committed are decoded again before the resumed run may end."""
-    run = start(tmp_path / "run", sizes, USUAL, detect="Slow")
-    at = Position(2, 8)
-    wait_until("some results", lambda: run.positions("clip", ["cache"])["cache"] >= at)
-    run.kill()
+    run = killed_after(tmp_path / "run", sizes, Position(2, 8))
     config = str(tmp_path / "run" / "pipeline.toml")
     for n in range(2):
         run = Run(run.folder, "--resume", "-c", config, cwd=tmp_path / "run")
