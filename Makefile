@@ -69,9 +69,10 @@ demo: base
 # Two at once for each of two cores: a part of a test's time is that of processes which wait for each
 # other, for a camera that is away, or for a deadline. With three, tests of killed brokers fail.
 TESTS := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+MARKS := not long and not whole_run
 test: install
-	$(TESTS) -m "not long and not whole_run"
-	@echo "left out: tests of whole runs (make test-runs) and long tests (make test-all)"
+	$(TESTS) -m "$(MARKS)"
+	@echo "these were the tests that are $(MARKS); there are also make test-runs and make test-all"
 
 # Only the files that have some: a worker takes 9 s of CPU time to collect all tests.
 test-runs: install

@@ -128,7 +128,7 @@ def test_what_a_stage_gave(folder: Path) -> None:
     assert told.splitlines()[-1].split()[-2:] == ["numbers", "0"]
 
 
-@pytest.mark.parametrize(("stage", "warned"), [("windows", True), ("detect", False)])
+@pytest.mark.parametrize(("stage", "warned"), [("decode", True), ("detect", False)])
 @pytest.mark.usefixtures("printed")
 def test_who_asks_for_what_is_passed_on_is_told_that_it_may_not_be_stored(
     folder: Path, stage: str, warned: bool

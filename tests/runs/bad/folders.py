@@ -143,7 +143,12 @@ CASES = [
         USAGE,
         ("good.mp4 cannot be created or written: ", os.strerror(17)),
     ),
-    Case("a changed file", changed, USAGE, ("source good: ", "good.mp4 was changed", "new run")),
+    Case(
+        "a changed file",
+        changed,
+        USAGE,
+        ("source good: ", "has another size or content", "new run"),
+    ),
     Case("one taken over", one_taken_over, SOURCE_FAILED, ("theirs: another run took it over",)),
     Case("taken over", taken_over, TAKEN_OVER, ("another run took ",)),
 ]

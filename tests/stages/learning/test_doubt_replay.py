@@ -80,6 +80,7 @@ def test_no_more_frames_than_asked_for_and_more_go_on_with_the_same() -> None:
     assert (chosen(1000, 100, seed=0) != chosen(1000, 100, seed=1)).any()
 
 
+@pytest.mark.whole_run
 def test_ctrl_c_judges_by_what_was_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
     many = 100
     footage.write_scene(tmp_path / "day.mp4", footage.steady(many))
