@@ -197,11 +197,12 @@ class RunFolder:
         self._file.unlink(missing_ok=True)
 
     def close(self, keep: bool) -> None:
-        """Unlock the folder. Remove it if this object made it and `keep` is False.
+        """Unlock the folder. Remove it if this object made it, `keep` is False, and it has neither
+        recorded video nor certificates.
 
         Files of others in it, such as videos of --save, stay, and so does the folder then.
         """
-        if self.made_by_us and not keep:
+        if self.made_by_us and not keep and not _has_evidence(self.path):
             for name in OURS:
                 shutil.rmtree(self.path / name, ignore_errors=True)
                 with contextlib.suppress(OSError):
@@ -314,18 +315,23 @@ RUNS_KEPT = 20
 def drop_old_runs(most: int = RUNS_KEPT) -> int:
     """Remove the data of old runs without -d, and return their number.
 
-    The last `most` runs, active runs, runs that a command reads now, and runs with certificates
-    stay. It never waits: the next start removes what is in use now.
+    The last `most` runs, active runs, runs that a command reads now, and runs with certificates or
+    recorded video stay. It never waits: the next start removes what is in use now.
     """
     paths = sorted(file.parent for file in runs_folder().glob("*/run.json"))  # names are times
     dropped = 0
     for path in paths[: max(0, len(paths) - most)]:
-        if any((path / "certificates").glob("*")):
+        if _has_evidence(path):
             continue
         with contextlib.suppress(DataFolderRefused):  # in use
             RunFolder(path, made_by_us=True, waits=False).close(keep=False)
             dropped += 1
     return dropped
+
+
+def _has_evidence(path: Path) -> bool:
+    """Return whether a data folder has certificates or recorded video, also unfinished files."""
+    return any((path / "certificates").glob("*")) or any((path / "recordings").rglob("*.mp4*"))
 
 
 def runs_folder() -> Path:

@@ -344,25 +344,37 @@ def test_of_runs_without_a_folder_the_last_ones_stay(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     folders = []
-    for number in range(6):
+    for number in range(7):
         path = runs_folder() / f"20260101-00000{number}-aaaa"
         folder = RunFolder(path, made_by_us=True)
         folder.write(RunFile("r", "i", ()))
         folder.store.mkdir()
         (path / "recordings" / "door").mkdir(parents=True)
         folders.append(folder)
-    in_use, certified, others, *newer = folders
+    in_use, certified, recorded, others, *newer = folders
     (certified.path / "certificates").mkdir()
     (certified.path / "certificates" / "door-1.json").touch()
+    (recorded.path / "recordings" / "door" / "1.mp4").touch()
     (others.path / "mine.mp4").touch()
-    for folder in (certified, others, *newer):
+    for folder in (certified, recorded, others, *newer):
         folder.close(keep=True)
     assert drop_old_runs(2) == 2
     left = {path.name for path in runs_folder().iterdir()}
-    assert left == {one.path.name for one in (in_use, certified, others, *newer[1:])}
+    assert left == {one.path.name for one in (in_use, certified, recorded, others, *newer[1:])}
     assert [path.name for path in others.path.iterdir()] == ["mine.mp4"]
     assert drop_old_runs(20) == 0
     in_use.close(keep=False)
+
+
+def test_a_run_that_published_nothing_keeps_what_it_recorded(tmp_path: Path) -> None:
+    for name, stays in (("bare", False), ("recorded", True)):
+        folder = RunFolder(tmp_path / name, made_by_us=True)
+        folder.write(RunFile("r", "i", ()))
+        (folder.path / "recordings" / "door").mkdir(parents=True)
+        if stays:
+            (folder.path / "recordings" / "door" / "1.mp4").touch()
+        folder.close(keep=False)
+        assert folder.path.exists() == stays
 
 
 def test_a_folder_of_a_run_and_one_of_a_slot_are_not_taken_for_each_other() -> None:
