@@ -4,9 +4,9 @@
 
 Each runs in a process of its own, with a time-out, and alone, because another one would change its
 figures. Whole results are kept in benchmarks/results. `--quick` keeps none: it checks that each
-has every key of the kept one, and runs one benchmark more at once than there are cores, at most
-four. `--resume` measures only those that have no result of this code. Ctrl-C ends those that run
-and shows the results so far. The exit code is 0 if all ran, also with missed targets, and 1 if one
+has every key of the kept one, and runs two benchmarks at once for each core, at most four.
+`--resume` measures only those that have no result of this code. Ctrl-C ends those that run and
+shows the results so far. The exit code is 0 if all ran, also with missed targets, and 1 if one
 failed.
 """
 
@@ -243,9 +243,7 @@ def main() -> int:
         names = [name for name in names if name not in found]
     at_once = 1
     if given.quick:
-        at_once = min(
-            _AT_ONCE, 1 + len(os.sched_getaffinity(0))
-        )  # a quarter of their time is waits
+        at_once = min(_AT_ONCE, 2 * len(os.sched_getaffinity(0)))  # much of their time is waits
     code = 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

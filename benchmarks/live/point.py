@@ -25,7 +25,6 @@ LATE_MS = 500.0
 COMPLETE = 0.97  # of what the cameras should have sent: the span's edges cut through frames
 SETTLE = 10
 NO_CHANGES: Final[configuration.Tables] = MappingProxyType({})
-_SETTLE_S = 2.0
 _LOOK_S = 0.5
 
 
@@ -79,10 +78,12 @@ def measure(
     cameras: int,
     height: int,
     seconds: float,
+    settle_s: float,
     detect: configuration.Tables = NO_CHANGES,
 ) -> LivePoint | None:
     """Run the engine on cameras that play; None if not every one of them gave frames.
 
+    settle_s: seconds before the measured ones, after ten frames of each camera
     detect: tables of pipeline.toml that say what looks at them, as far as not the packaged one
     """
     names = [source(number) for number in range(cameras)]
@@ -92,7 +93,7 @@ def measure(
         except RunFailed as failure:
             print(f"  {cameras} cameras of {height}: {failure}", flush=True)
             return None
-        time.sleep(_SETTLE_S)
+        time.sleep(settle_s)
         counted, used, served = run.counters(), run.sample(), server.usage()
         peak, since = 0, time.time()
         while time.monotonic() < used.mono + seconds:

@@ -102,7 +102,7 @@ def test_more_cameras_play_at_once_than_a_loop_has_threads(server: ClipCameras) 
 
 @pytest.mark.long
 def test_the_engine_holds_one_camera(server: ClipCameras) -> None:
-    point = measure(server, 1, 360, 2.0)
+    point = measure(server, 1, 360, 2.0, 2.0)
     assert point is not None
     assert 10 <= point.published <= 40
     assert 0 < point.p50_ms <= point.p95_ms <= point.p99_ms
