@@ -114,6 +114,7 @@ class Workers:
         self._tasks: dict[WorkerHandle, asyncio.Task[None]] = {}
         self._draining = False
         self._stopping = False
+        self._were_ready = False  # all workers in use were ready at the same time
         self._others_ready = asyncio.Event()  # all workers in use without a decoder are ready
         if all("decode" in worker.hosted for worker in self._planned):
             self._others_ready.set()
@@ -441,7 +442,9 @@ class Workers:
             self.changed.set()
         elif isinstance(notice, Failed):
             code = Exit(notice.exit)
-            if worker.was_ready and code is not Exit.STORE:
+            # A shard that starts later fails alone, for example because memory is short.
+            is_known_good = worker.was_ready or self._were_ready
+            if is_known_good and code is not Exit.STORE:
                 self._give_up(worker, notice.message, code)
             else:
                 log.error("worker %s: %s", worker.name, notice.message)
@@ -451,6 +454,7 @@ class Workers:
         if all(worker.is_ready for worker in self._served if "decode" not in worker.hosted):
             self._others_ready.set()
         if all(worker.is_ready for worker in self._served):
+            self._were_ready = True
             self._all_ready()
 
 

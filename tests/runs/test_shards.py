@@ -134,6 +134,46 @@ def test_a_shard_that_cannot_live_costs_its_own_sources_only(tmp_path: Path) -> 
     published(folder)
 
 
+SCARCE = """
+from pathlib import Path
+
+from user_stages import Crowd
+
+
+class Scarce(Crowd):
+    def __init__(self, options, context):
+        super().__init__(options, context)
+        if Path("full").exists():
+            raise MemoryError("no memory is left")
+"""
+
+
+def test_a_shard_that_cannot_start_later_costs_its_own_sources_only(tmp_path: Path) -> None:
+    folder = user(tmp_path / "user", 3)
+    tables = (folder / "pipeline.toml").read_text(encoding="utf-8")
+    (folder / "scarce.py").write_text(SCARCE, encoding="utf-8")
+    (folder / "pipeline.toml").write_text(
+        tables.replace("user_stages:Crowd", "scarce:Scarce"), encoding="utf-8"
+    )
+    for name, count in (("long", LONG), ("short", SHORT)):
+        footage.write_scene(folder / f"{name}.mp4", footage.steady(count))
+    asked = Asked(folder)
+    with service(folder, "a=long.mp4", "--pace", "realtime") as run:
+        asked.until("a", 1)
+        (folder / "full").touch()
+        asked.does("add", "b=short.mp4")
+        run.says("the run continues without b")
+        (folder / "full").unlink()
+        asked.does("add", "c=short.mp4")
+        asked.until("c", SHORT)
+        asked.until("a", len(asked.seqs("a")) + 5)
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == SOURCE_FAILED, ended.err
+    assert "source b: worker shard-2: stage detect" in ended.err
+    assert "no memory is left" in ended.err
+
+
 def test_sources_come_and_go_and_the_others_stay_where_they_are(tmp_path: Path) -> None:
     """A worker begins with its first source. One that has nothing to do is not taken for hung."""
     folder = user(tmp_path / "user", 3)
