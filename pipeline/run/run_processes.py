@@ -340,7 +340,11 @@ def _start_printer(plan: Plan, supervisor: Supervisor, errors: list[OSError]) ->
             log.error("standard output: %s; the run drains, its results are stored", error)
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        loop.call_soon_threadsafe(supervisor.drain)
+        loop.call_soon_threadsafe(drain)
+
+    def drain() -> None:
+        if not supervisor.is_ending:  # Ctrl-C ends the reader too, and a second drain stops at once
+            supervisor.drain()
 
     def fail(error: Exception) -> None:
         loop.call_soon_threadsafe(supervisor.fail, f"the printer of results failed: {error!r}")

@@ -125,6 +125,31 @@ def test_a_reader_that_goes_away_ends_the_run_in_peace(folder: Path) -> None:
             run.wait()
 
 
+def test_a_reader_that_ctrl_c_ends_too_does_not_stop_the_run_at_once(folder: Path) -> None:
+    """As in `framegate run ... --json | jq`: the terminal interrupts both."""
+    words = ("run", "good.mp4", "-d", "data", "--json")
+    env = {**environment(), "XDG_STATE_HOME": os.fspath(folder / "state")}
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    said = folder / "err.txt"
+    with said.open("wb") as err:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "framegate.cli", *words],
+            cwd=folder, env=env, stdout=theirs, stderr=err,
+        )  # fmt: skip
+    try:
+        wait_until("more is published than fits", lambda: published_of(folder) >= 30)
+        wait_until("the printer waits for its reader", lambda: is_full(theirs))
+        run.send_signal(signal.SIGINT)
+        wait_until("it drains", lambda: b"a second Ctrl-C" in said.read_bytes())
+        os.close(ours)
+        assert run.wait(DEADLINE_S) == DONE, said.read_text(encoding="utf-8")
+    finally:
+        run.kill()
+        run.wait()
+        os.close(theirs)
+
+
 def test_a_second_ctrl_c_stops_at_once_while_the_store_hangs(folder: Path) -> None:
     with held_up(folder, "good.mp4", "-d", "data") as run:
         wait_until("workers start", lambda: workers(run.process.pid))
