@@ -2,7 +2,7 @@
 
 Three kinds of evidence may judge a picture. The first that has enough pictures decides:
 
-labels    people labelled every object of some classes. The model must not be worse
+labels    people labelled every object of some classes. The model must not be worse, and show some
 verdicts  people called single boxes right or wrong in a review. The gain must be above zero
 teacher   a heavier model labelled the picture. The gain in agreement must be above zero
 
@@ -331,6 +331,8 @@ def _refused(
         return f"by people's verdicts, it is worse than the shipped detector: {_gain(verdicts)}"
     if decides.lacks:
         return decides.lacks
+    if decides.f1.middle <= 0:
+        return f"it shows none of the {decides.boxes} objects in the judging pictures"
     low = decides.difference.low
     if decides.evidence == "labels":
         if low < LOWEST:

@@ -144,6 +144,11 @@ def test_by_labels_a_model_must_not_be_worse_but_need_not_be_better() -> None:
     assert "by people's labels, it is worse than the shipped detector: F1 -0.0" in worse.refused
 
 
+def test_a_model_that_shows_no_labelled_object_is_refused_even_beside_one_like_it() -> None:
+    blind = verdict_of([empty()] * 20, [empty()] * 20, labels_of(20, "labels"))
+    assert blind.refused == "it shows none of the 100 objects in the judging pictures"
+
+
 def test_a_ball_that_only_the_teacher_sees_admits_no_model() -> None:
     """Two people in each picture, which both models find; the teacher sees a ball besides."""
     people = boxes((0, 1, 0), (20, 1, 0))
