@@ -79,7 +79,7 @@ def classes_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return the `names` of Ultralytics, a table {0: 'person', ...} or a list; None: not given."""
     try:
         names = ast.literal_eval(metadata["names"])
-    except (KeyError, ValueError, SyntaxError, MemoryError, RecursionError):
+    except (KeyError, TypeError, ValueError, SyntaxError, MemoryError, RecursionError):
         return None
     if isinstance(names, dict):
         names = [names[i] for i in range(len(names)) if i in names]

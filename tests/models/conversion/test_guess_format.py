@@ -124,7 +124,7 @@ def test_classes_of_the_metadata():
     one = settled((1, 6, CELLS), classes=None, metadata={"names": names})
     assert one.classes == ("cat", "dog's")
     assert one.reasons[0] == "classes: 2, as the file's metadata name them"
-    for nonsense in ("", "{", "7", "__import__('os')", "[" * 5000):
+    for nonsense in ("", "{", "7", "__import__('os')", "[" * 5000, "{[1]: 'a'}"):
         assert classes_in({"names": nonsense}) is None
 
 
