@@ -247,9 +247,9 @@ class Learned:
         if len(set(sources)) < len(sources):
             raise ManifestRefused("learned.spans", f"{sources}", "each source once")
         for key in ("struck", "confirmed"):
-            if getattr(self, key):
+            if getattr(self, key) != ():
                 _check_labels(f"learned.{key}", getattr(self, key), MAX_CLASSES)
-        if self.merged:
+        if self.merged != {}:
             merged = _as_plain_table("learned.merged", self.merged)
             _check_labels("learned.merged", tuple(merged), MAX_CLASSES)
 

@@ -202,6 +202,9 @@ def test_what_no_tuned_model_can_have(changes, words):
         ({"spans": [{"source": "a", "from_s": 0}]}, "learned.spans.until_s = missing"),
         ({"spans": [{"source": "a", "from_s": 0, "until_s": 1}] * 2}, "each source once"),
         ({"more": 1}, "learned.more"),
+        ({"merged": None}, "learned.merged = None"),
+        ({"confirmed": None}, "learned.confirmed = None"),
+        ({"struck": 0}, "learned.struck = 0"),
     ],
 )
 def test_what_nobody_learned(table, words):
