@@ -176,8 +176,9 @@ _UNREADABLE = (
 # Names in a model folder that external weights must not have.
 RESERVED = (NETWORK, WEIGHTS, MANIFEST, "original.onnx")
 _PICKLE_NAMES = {".pkl", ".pickle", ".ckpt", ".pth", ".joblib"}
-_EXPRESSION = re.compile(r"[\w\s+\-*/%(),.<>=!]*")
-_WORD = re.compile(r"[A-Za-z_]\w*")
+# Python takes a full-width letter for the ASCII letter.
+_EXPRESSION = re.compile(r"[\w\s+\-*/%(),.<>=!]*", re.ASCII)
+_WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _SYMBOL = re.compile(r"[su]\d+|True|False|int_oo|oo|I?Min|Max|Mod|FloorDiv|CeilDiv|Integer|Pow|Abs")
 
 

@@ -92,10 +92,10 @@ def program_with_pickle(tmp: Path) -> Path:
     return tmp / "model.pt2"
 
 
-def program_with_code(tmp: Path) -> Path:
+def program_with_code(tmp: Path, code: str = "__import__('os').system('touch pickled')") -> Path:
     with zipfile.ZipFile(tmp / "model.pt2", "w") as archive:
         archive.writestr("model/archive_format", "pt2")
-        said = {"sizes": [{"as_expr": {"expr_str": "__import__('os').system('touch pickled')"}}]}
+        said = {"sizes": [{"as_expr": {"expr_str": code}}]}
         archive.writestr("model/models/model.json", json.dumps(said))
     return tmp / "model.pt2"
 

@@ -43,6 +43,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
     "a pickle in a zip": (zipped_pickle, {}, "a pickle, as torch.save writes it"),
     "a program whose weights are pickles": (program_with_pickle, {}, "weights in it are a pickle"),
     "a program with code in it": (program_with_code, {}, "is no plain arithmetic"),
+    "a program with code in full-width letters":
+        (lambda tmp: program_with_code(tmp, "\uff45\uff56\uff41\uff4c(1)"), {},
+         "is no plain arithmetic"),
     "a zip bomb": (zip_bomb, {}, r"a zip bomb: \d+ bytes that unpack to 104857600; allowed are"),
     "truncated ONNX":
         (onnx(lambda: tiny_onnx.detector()[:-500]), {}, r"damaged ONNX file \(\d+ bytes are"),
