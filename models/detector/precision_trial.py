@@ -403,5 +403,9 @@ def write_cache(path: Path, choices: Mapping[str, Choice]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({key: asdict(choice) for key, choice in choices.items()}, indent=1)
     new = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

@@ -45,7 +45,11 @@ class BrokenModel:
 
 
 class Registry:
-    """The models below `root`, which need not exist. Safe for several processes at once."""
+    """The models below `root`, which need not exist.
+
+    Several processes may use it at once. If two add models of one name in the same moment, both may
+    get the same version; `find` then needs NAME@sha8.
+    """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or default_root()
@@ -127,14 +131,16 @@ class Registry:
         Raises ModelRefused if the disk refuses them.
         """
         file = self._judgement(manifest)
+        new = file.with_name(f".{file.name}.{os.getpid()}")
         table = {"v": _JUDGEMENT_VERSION, "metrics": dict(metrics)}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            new = file.with_name(f".{file.name}.{os.getpid()}")
             new.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             _sync(new)
             new.replace(file)
         except OSError as fault:
+            with suppress(OSError):
+                new.unlink()
             raise ModelRefused(file, f"cannot be written: {fault}") from fault
 
     def _judgement(self, manifest: Manifest) -> Path:

@@ -106,6 +106,14 @@ def test_cache_round_trip(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["trial.json"]
 
 
+def test_a_cache_that_cannot_be_written_leaves_no_file(tmp_path):
+    path = tmp_path / "trial.json"
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        precision_trial.write_cache(path, {"a": Choice("int8", 2, 5.5)})
+    assert [p.name for p in tmp_path.iterdir()] == ["trial.json"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from framegate.models.errors import AmbiguousModel, ModelUnreadable, UnknownModel
+from framegate.models.errors import AmbiguousModel, ModelRefused, ModelUnreadable, UnknownModel
 from framegate.models.registry.registry import STALE_AFTER_S, Registry, default_root
 from tests.support.made_models import folder_of
 
@@ -107,6 +107,15 @@ def test_two_processes_put_the_same(registry, tmp_path):
     assert [one.wait() for one in both] == [0, 0]
     assert len(registry.models()) == 1
     registry.find("yard").verified()
+
+
+def test_figures_that_cannot_be_written_leave_no_file(registry, tmp_path):
+    manifest = registry.put(folder_of(tmp_path / "a")).manifest
+    judged = registry.root / "judged"
+    (judged / f"{manifest.sha256}.json").mkdir(parents=True)
+    with pytest.raises(ModelRefused, match="cannot be written"):
+        registry.keep_judgement(manifest, {})
+    assert [path.name for path in judged.iterdir()] == [f"{manifest.sha256}.json"]
 
 
 def test_where_models_are(monkeypatch):
