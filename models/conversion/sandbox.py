@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from framegate.models.errors import ModelError, ModelRefused
+from framegate.models.registry.manifest import printable
 
 _REQUEST: Final = "request.json"
 _ANSWER: Final = "answer.json"
@@ -64,9 +65,9 @@ def ask(
     printed = (folder / _PRINTED).read_bytes()[-4000:].decode(errors="replace")
     answer = _answer(folder)
     if answer is None:
-        raise ModelRefused(file, why_ended(code, printed, limits))
+        raise ModelRefused(file, printable(why_ended(code, printed, limits)))
     if "refused" in answer:
-        raise ModelRefused(file, str(answer["refused"]))
+        raise ModelRefused(file, printable(str(answer["refused"])))
     result: dict[str, Any] = answer["done"]
     return result
 

@@ -126,6 +126,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not any("\ud800" <= each <= "\udfff" for each in value)
 
 
+def printable(text: str) -> str:
+    """Return text of a foreign file with U+FFFD for all that may control a terminal."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+
+
 Fit = Literal["letterbox", "corner", "stretch"]
 ChannelOrder = Literal["rgb", "bgr"]
 FilePrecision = Literal["f32", "int8"]

@@ -10,6 +10,8 @@ import pytest
 
 from framegate.cli.main import main
 from framegate.models import coco
+from framegate.models.registry.registry import Registry
+from tests.support.made_models import folder_of
 
 NANODET = Path(__file__).resolve().parents[2] / "models" / "weights" / "nanodet-plus.xml"
 OUTPUT = ("--outputs", "cells", "--option", "scores=logits")
@@ -52,6 +54,15 @@ def test_add_list_show_remove(models, tmp_path):
     assert "files      2, each with the sha256 of the manifest" in out
     assert models("remove", "yard@1")[0] == 0
     assert models("list")[1].startswith("no model in ")
+
+
+def test_text_of_a_model_controls_no_terminal(models, tmp_path):
+    made = folder_of(tmp_path / "made", licence="\x1b[2Jfree", metrics={"note": "\x9b2J"})
+    Registry(tmp_path / "registry").put(made)
+    code, out, _ = models("show", "yard")
+    assert code == 0
+    assert "licence    \ufffd[2Jfree" in out
+    assert "metrics    note \ufffd2J" in out
 
 
 def test_classes_may_be_a_long_list(models):

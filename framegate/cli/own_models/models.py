@@ -188,6 +188,7 @@ def _list_shipped() -> None:
 def _show(parsed: argparse.Namespace) -> Exit:
     """Print the manifest, and verify the files against it."""
     from framegate.models.formats.table import FORMATS
+    from framegate.models.registry.manifest import printable
     from framegate.models.registry.registry import Registry
     from framegate.stages.model_adapters import model_faults
 
@@ -216,7 +217,7 @@ def _show(parsed: argparse.Namespace) -> Exit:
             "folder": str(model.path),
         }
         for key, value in rows.items():
-            say(value, f"{key:<11}")
+            say(printable(value), f"{key:<11}")
         model.verified()
         print(f"{'files':<11}{len(manifest.files)}, each with the sha256 of the manifest")
     return Exit.DONE

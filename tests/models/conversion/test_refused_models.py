@@ -78,6 +78,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
     "an operator that nobody knows":
         (onnx(lambda: tiny_onnx.detector(operator="Fancy", domain="com.acme")), {},
          r"No conversion rule found for operations: com\.acme\.Fancy"),
+    "an operator whose name controls a terminal":
+        (onnx(lambda: tiny_onnx.detector(operator="Fancy\x1b[2J", domain="com.acme")), {},
+         "com\\.acme\\.Fancy\ufffd\\[2J"),
     "weights outside of the folder":
         (onnx(lambda: tiny_onnx.detector(external="../secret")), {},
          r"its weights are in '\.\./secret'; allowed is a plain name of a file beside it"),
