@@ -38,6 +38,7 @@ PROMISE: tuple[Row, ...] = (
     ("wrong frames, counted", "realised_error", "of all"),
     ("frames sent to the heavy model before they were published", "escalated_share", "of all"),
     ("... by an oracle that knows the wrong frames", "oracle_share", "of all"),
+    ("... by one whose answers last, as ours do", "lasting_oracle.asked_share", "of all"),
     ("audited frames", "audit_share", "of all"),
     ("CPU of all processes, against the heavy model on every frame", "cpu_ratio_vs_heavy", "times"),
 )

@@ -243,6 +243,11 @@ REASONS: dict[tuple[str, str], Reason] = {
         "a smaller input (nanodet-plus-320 takes .66 of the time), or the cameras' server on "
         "another machine",
     ),
+    ("many", "CPU a frame"): Reason(
+        "with 300 sources; with 1,000 it is 1.29 times. The result is of version 0.1.0, which had "
+        "a process for each stage; cause not measured",
+        "next: the CPU by process of the layout with shards (`cpu_ms_by_process`)",
+    ),
     ("overhead", "file_4"): Reason(
         "each source has its own transaction, so the share of the store stays at a quarter of the "
         "CPU with four sources",
@@ -256,6 +261,11 @@ REASONS: dict[tuple[str, str], Reason] = {
         "nearly every frame in which something moves must be asked about: in the hour that "
         "chooses, settings that ask less are not certified (`tries` in the result)",
         "a heavy model that keeps its counts from frame to frame",
+    ),
+    ("promise", "asked"): Reason(
+        "the oracle knows for how long an answer stays true, and asks about .029 of the frames; a "
+        "run asks again while it doubts, about .58",
+        "the learned doubt, which is newer than this result: it asks about .22 (`policy`)",
     ),
     ("soak", "/healthz"): Reason(
         "the longest of 1768 answers, while 197 idle connections a second were opened again and "

@@ -250,7 +250,6 @@ def bars(result: BenchmarkResult) -> list[Bar]:
     for size in SIZES:
         gain = result["mean"][f"{size}_verdicts"]["shared"]["gain"][0]
         found.append(Bar(f"AP above own verdicts alone, {size} of them", gain, ">=", 0.03))
-    found.append(Bar("epsilon", result["epsilon"], "<=", 4.0))
     found.append(Bar("bytes of a share", result["bytes"], "<=", 1024))
     return found
 

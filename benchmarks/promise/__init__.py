@@ -12,7 +12,8 @@ realised_error    wrong frames of all that were served; the certificate knows on
 escalated_share   of frames that the heavy pass was asked about before they were served
 oracle_share      what somebody would ask who knows beforehand which frames would be wrong without,
                   for as few wrong ones, if each answer mends its own frame alone;
-                  `lasting_oracle`: if it serves until the heavy pass counts otherwise
+                  `lasting_oracle`: if it serves until the heavy pass counts otherwise, as an answer
+                  of a run can. The bar compares with this one
 plain_threshold   asks where a shown object's score is near the threshold, how near is tuned here,
                   on the truth itself: for at most `realised_error`, and for at most alpha
 cpu_ratio_vs_heavy  CPU of all processes a frame, by that of one heavy pass, which is all that
@@ -208,7 +209,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
 
 
 def _times(result: BenchmarkResult) -> float | None:
-    oracle = result["oracle_share"]
+    oracle = result["lasting_oracle"]["asked_share"]
     return round(result["escalated_share"] / oracle, 3) if oracle else None
 
 
@@ -217,7 +218,7 @@ def bars(result: BenchmarkResult) -> list[Bar]:
     return [
         Bar("frames that differ", result["realised_error"], "<=", result["alpha"]),
         Bar("certified", float(result["certified"]), ">=", 1.0),
-        Bar("asked, times an oracle's", _times(result), "<=", 3.0),
+        Bar("asked, times an oracle's whose answers last", _times(result), "<=", 3.0),
     ]
 
 
