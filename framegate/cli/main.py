@@ -96,14 +96,29 @@ class _Parser(argparse.ArgumentParser):
         self._given: set[argparse.Action] = set()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as the base class does, but refuse unknown options, and hint at a known option."""
+        """Parse as the base class does, but refuse unknown options, and hint at a known option.
+
+        Refuse words that are left, unless they are sources: `_parsed` adds these to the others.
+        """
         self._given = set()
         parsed, rest = super().parse_known_args(args, namespace)
         if unknown := [word for word in rest if word.startswith("-") and word != "-"]:
             option = unknown[0].partition("=")[0]
             near = did_you_mean(option, self._option_string_actions)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        if rest and self._is_leaf and self._words != ["sources"]:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
         return parsed, rest
+
+    @property
+    def _is_leaf(self) -> bool:
+        """Return whether this parses a command, and has no parsers of verbs."""
+        return self.get_default("command") is not None and self._subparsers is None
+
+    @property
+    def _words(self) -> list[str]:
+        """Return the names of the arguments that are no options."""
+        return [action.dest for action in self._actions if not action.option_strings]
 
     def _get_values(self, action: argparse.Action, arg_strings: Any) -> Any:
         """Refuse an option that is given again and would replace its own value."""

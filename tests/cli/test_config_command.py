@@ -140,6 +140,9 @@ def test_the_schema(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (("run", "clip.mp4", "--pace", "real"), "allowed are realtime, fast; did you mean realt"),
         (("models", "lst"), "; did you mean list?"),
         (("config", "explan", "gate"), "; did you mean explain?"),
+        (("models", "use", "light", "door"), "models use: error: unrecognized arguments: door"),
+        (("tune", "a", "--from", "a.mp4", "--frames", "9", "b"), "unrecognized arguments: b"),
+        (("fleet", "move", "a", "b", "--store", "x", "box2"), "unrecognized arguments: box2"),
         (
             ("run", "--xyzzy=rtsp://u:hunter2@cam/1"),
             "unrecognized arguments: --xyzzy=rtsp://cam/***",
