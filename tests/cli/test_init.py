@@ -219,6 +219,18 @@ def test_the_file_of_passwords_is_new_and_nobody_elses(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secrets.env").stat().st_mode) == 0o600
 
 
+def test_an_existing_file_of_passwords_is_continued_with_a_line_and_closed_to_others(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "secrets.env"
+    file.write_text("MQTT_PASSWORD=x", encoding="utf-8")
+    file.chmod(0o644)
+    assert framegate(tmp_path, "init", f"entrance={OFF}").code == 1
+    said = variables_in(file.read_text(encoding="utf-8"))
+    assert said == {"MQTT_PASSWORD": "x", "ENTRANCE_URL": OFF}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "pipeline.toml").write_text("# mine\n", encoding="utf-8")
     ended = framegate(tmp_path, "init", f"entrance={OFF}")

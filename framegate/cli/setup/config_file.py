@@ -104,14 +104,16 @@ class Secrets:
         return f"{key}_env = {json.dumps(variable)}  # in {self.file.name}"
 
     def write(self) -> None:
-        """Add the new lines to the file, which only its owner may read.
+        """Add the new lines to the file, which only its owner may read from now on.
 
         The values are quoted, as shells, systemd and Docker accept them; a ' in a URL is written as
         %27, which means the same in a URL.
         """
         lines = [f"{name}='{url.replace(chr(39), '%27')}'\n" for name, url in self.new.items()]
+        if lines and not _ends_with_newline(self.file):
+            lines.insert(0, "\n")
         if lines:
-            _write_file(self.file, os.O_APPEND | os.O_CREAT, "".join(lines), 0o600)
+            _write_file(self.file, os.O_APPEND | os.O_CREAT, "".join(lines), is_private=True)
 
 
 def free_name(text: str, taken: Iterable[str]) -> str:
@@ -255,9 +257,23 @@ def _variables(file: Path) -> dict[str, str]:
         raise ConfigFaults([f"{file}: the file cannot be read ({type(error).__name__})"]) from error
 
 
-def _write_file(file: Path, how: int, text: str, mode: int = 0o666) -> None:
+def _ends_with_newline(file: Path) -> bool:
+    """Return whether a file may be continued with a line; also if it is empty or missing."""
+    try:
+        return file.read_bytes()[-1:] in (b"", b"\n")
+    except FileNotFoundError:
+        return True
+
+
+def _write_file(file: Path, how: int, text: str, *, is_private: bool = False) -> None:
+    """Write a text. is_private: only the owner may read the file, also one that existed"""
+    mode = 0o666
+    if is_private:
+        mode = 0o600
     try:
         with open(os.open(file, os.O_WRONLY | how, mode), "w", encoding="utf-8") as opened:
+            if is_private:
+                os.fchmod(opened.fileno(), mode)
             opened.write(text)
     except OSError as error:
         raise ConfigFaults([f"{file}: {error.strerror}"]) from error
