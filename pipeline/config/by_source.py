@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from framegate.pipeline.config.read_events import crosses_itself, surface
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.source import SOUND_RATE
 from framegate.pipeline.contracts.spec import Polygon, RecordSpec
@@ -126,6 +127,20 @@ def _masks_fault(masks: Any) -> str | None:
                 f"{source}: must be a list of polygons, each of three or more points [x, y], "
                 "0 to 1 of the picture's width and height, such as [[[0, 0], [0.5, 0], [0.5, 0.2]]]"
             )
+        for number, polygon in enumerate(polygons, 1):
+            if fault := _shape_fault(polygon):
+                return f"{source}: polygon {number}: {fault}"
+    return None
+
+
+def _shape_fault(polygon: list[list[float]]) -> str | None:
+    """Return why a polygon would not hide the area that its corners surround; None: it does."""
+    ends = [*polygon[1:], polygon[0]]
+    corners = [(x, y) for (x, y), end in zip(polygon, ends, strict=True) if [x, y] != end]
+    if crosses_itself(corners, closed=True):
+        return "two edges cross, so a part would stay visible; give the corners in order around it"
+    if len(corners) < 3 or abs(surface(corners)) <= 1e-9:
+        return "it is empty, because its corners are on one line"
     return None
 
 

@@ -109,7 +109,7 @@ def _area_faults(area: AreaConfig) -> list[str]:
         faults.append(
             "points: two edges of the area cross; give the corners in order around the area"
         )
-    if not faults and abs(_surface(area.points)) <= 1e-9:
+    if not faults and abs(surface(area.points)) <= 1e-9:
         faults.append("points: the area is empty, because its corners are on one line")
     if area.metres and (len(area.metres) != 4 or len(area.points) != 4):
         faults.append(
@@ -160,7 +160,8 @@ def _no_name(source: str) -> str:
     return f"source = {source!r}: not the name of a source; a name is {NAME_RULE}"
 
 
-def _surface(points: Iterable[Point]) -> float:
+def surface(points: Iterable[Point]) -> float:
+    """Return the area of a polygon whose edges do not cross; negative: clockwise, with y up."""
     corners = list(points)
     ends = [*corners[1:], corners[0]]
     return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(corners, ends, strict=True)) / 2
@@ -168,7 +169,7 @@ def _surface(points: Iterable[Point]) -> float:
 
 def _is_flat(points: Collection[Point]) -> bool:
     corners = list(points)
-    return any(abs(_surface(corners[:i] + corners[i + 1 :])) <= 1e-12 for i in range(len(corners)))
+    return any(abs(surface(corners[:i] + corners[i + 1 :])) <= 1e-12 for i in range(len(corners)))
 
 
 def crosses_itself(points: Iterable[Point], closed: bool) -> bool:

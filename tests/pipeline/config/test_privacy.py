@@ -37,6 +37,12 @@ def test_a_source_is_told_of_its_masks_and_others_of_none() -> None:
         ("gate = [[[0, 0, 0], [0.5, 0], [0.5, 1]]]", "gate: must be a list of polygons"),
         ("gate = [[[false, true], [0.5, 0], [0.5, 1]]]", "gate: must be a list of polygons"),
         ("gate = []", "gate: must be a list of polygons"),
+        (
+            "gate = [[[0, 0], [0.5, 0], [0, 1], [0.5, 1]]]",
+            "gate: polygon 1: two edges cross, so a part would stay visible; give the corners in",
+        ),
+        ("gate = [[[0, 0], [0.5, 0.5], [1, 1]]]", "gate: polygon 1: it is empty, because its"),
+        ("gate = [[[0, 0], [0.5, 0], [0.5, 0]]]", "gate: polygon 1: it is empty, because its"),
         ("gate = true", "gate: must be a list of polygons"),
         ("'Gate 1' = [[[0, 0], [0.5, 0], [0.5, 1]]]", "'Gate 1': not the name of a source"),
     ],
@@ -46,6 +52,11 @@ def test_what_is_wrong_with_a_mask_is_told_before_the_start(told: str, fault: st
         read_config("t", f"[privacy.masks]\n{told}\n")
     assert len(wrong.value.faults) == 1
     assert wrong.value.faults[0].startswith("t: privacy.masks = ")
+
+
+def test_a_mask_may_name_a_corner_twice() -> None:
+    closed = [[0, 0], [0.5, 0], [0.5, 0], [0.5, 1], [0, 0]]
+    assert len(read_config("t", f"[privacy.masks]\ngate = [{closed}]\n").privacy.of("gate")) == 1
 
 
 def test_a_key_that_there_is_not_is_told() -> None:
