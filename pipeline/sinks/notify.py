@@ -24,6 +24,8 @@ from framegate.pipeline.sinks.delivery import (
 )
 from framegate.pipeline.sinks.position import Undelivered
 
+log = logging.getLogger(__name__)
+
 WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -58,7 +60,8 @@ def services_of(urls: str, key: str) -> list[Any]:
 class Notify:
     """A receiver that sends one message for each episode that starts.
 
-    A message is delivered once every service accepted it.
+    A message about an episode is delivered once every service accepted it, one about lost entries
+    once a service did: otherwise a service that is gone for ever would silence the others.
     """
 
     initial_state = LastSent()
@@ -72,6 +75,7 @@ class Notify:
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         """now: returns local time, for quiet hours. Raises ConfigFaults."""
+        self._sink = name
         self._services = services_of(config.place(name), f"sinks.{name}.url")
         self._config = config
         self._now = now
@@ -93,7 +97,11 @@ class Notify:
         if is_quiet(self._config.quiet, self._now()):
             return "muted", state
         if isinstance(content, Undelivered):
-            self._send(message.id, *loss_text(message.source, content), None)
+            failed = self._send(message.id, *loss_text(message.source, content), None)
+            if failed and not self._accepted:
+                raise ReceiverUnavailable(failed)
+            if failed:
+                log.warning("sink %s: %s; it is left out", self._sink, failed)
             return "delivered", state
         captured = content.began.captured
         last = state.rules.get(content.rule)
@@ -103,10 +111,13 @@ class Notify:
         picture = None
         if message.is_fresh:
             picture = self._pictures.newest(message.source)
-        self._send(message.id, *start_text(content), picture)
+        failed = self._send(message.id, *start_text(content), picture)
+        if failed:
+            raise ReceiverUnavailable(failed)
         return "delivered", LastSent({**state.rules, content.rule: captured})
 
-    def _send(self, id_: str, title: str, body: str, picture: bytes | None) -> None:
+    def _send(self, id_: str, title: str, body: str, picture: bytes | None) -> str:
+        """Send a message to each service; return which did not accept it, empty if all did."""
         # A repeated message goes only to services that did not accept it before.
         if id_ != self._message_id:
             self._message_id = id_
@@ -119,8 +130,9 @@ class Notify:
                 self._accepted.add(number)
             else:
                 failed.append(str(service[0].service_name or "a service"))
-        if failed:
-            raise ReceiverUnavailable(f"{', '.join(failed)} did not accept the message")
+        if not failed:
+            return ""
+        return f"{', '.join(failed)} did not accept the message"
 
     def close(self) -> None:
         """Do nothing: no connection is open."""
@@ -165,7 +177,9 @@ def start_text(change: Change) -> tuple[str, str]:
 
 def loss_text(source: str, lost: Undelivered) -> tuple[str, str]:
     """Return the title and the text of a message about entries that were lost."""
-    return (
-        f"Messages of {source} are missing",
-        f"{lost.entries} of {source} could not be sent ({lost.why.replace('_', ' ')})",
-    )
+    entries = f"{lost.entries} entries"
+    if lost.entries == 1:
+        entries = "1 entry"
+    reason = lost.why.replace("_", " ")
+    text = f"{entries} of {source} could not be sent ({reason})"
+    return f"Messages of {source} are missing", text

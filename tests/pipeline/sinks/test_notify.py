@@ -132,7 +132,24 @@ def test_what_is_too_old_is_told_in_one_message(
         host.passes(3601.0)
         phone.fails = set()
         wait_until("it is there", lambda: phone.came)
-        assert phone.came[0]["message"] == "3 of gate could not be sent (given up)"
+        assert phone.came[0]["message"] == "3 entries of gate could not be sent (given up)"
+
+
+def test_a_service_that_never_accepts_does_not_silence_the_other_for_ever(
+    store: EmbeddedStore, teller: Teller, phone: Phone, caplog: Any
+) -> None:
+    host = SimulatedHost(1_790_000_000.0)
+    phone.fails = {"gone"}
+    teller.starts("gate", 0)
+    with delivering(store, f"{phone.url()} {phone.url('gone')}", "gate", clock=host, cooldown_s=0):
+        wait_until("it waits", lambda: teller.noted("gate", "phone") == "1-0")
+        host.passes(3601.0)
+        teller.starts("gate", 1)
+        wait_until("the next one is there", lambda: len(phone.came) == 3)
+    assert phone.titles() == ["visitor at gate", "Messages of gate are missing", "visitor at gate"]
+    assert phone.came[1]["message"] == "1 entry of gate could not be sent (given up)"
+    assert "sink phone: JSON did not accept the message; it is left out" in caplog.text
+    assert teller.standing("gate", "phone")["lost"] == "1"
 
 
 def test_a_picture_goes_along_where_it_is_of_now(
