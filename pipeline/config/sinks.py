@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import importlib.util
 import ipaddress
 import os
@@ -46,6 +45,7 @@ _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
 """The package that each kind needs, and a module of it."""
 _QUIET: Final = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _TOPIC: Final = re.compile(r"[^\s+#\x00]+")
+_TARGET: Final = re.compile(r"[!-~]*")  # path and query, as HTTP sends them
 _KAFKA_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _OF: Final = "of"  # in a field's metadata: the kinds that have this key
 _EPISODES: Final = ("webhook", "mqtt", "notify", "kafka")  # the kinds that send episodes
@@ -174,14 +174,14 @@ class SinkConfig:
         name  of the sink
         """
         if self.url_env is None:
-            return self.url
+            return self.url.strip()
         key = f"sinks.{name}.url_env"
         url = from_environment(self.url_env, key)
         hide_services(self.kind, url)
         faults = url_faults(self.kind, url)
         if faults:
             raise ConfigFaults([f"{key} = {self.url_env!r}: {fault}" for fault in faults])
-        return url
+        return url.strip()
 
 
 def _is_on_this_host(url: str) -> bool:
@@ -214,7 +214,7 @@ def signing_keys(secrets: str, key: str) -> list[bytes]:
         remember(secret.removeprefix(_SECRET))
         try:
             keys.append(base64.b64decode(secret.removeprefix(_SECRET), validate=True))
-        except binascii.Error:
+        except ValueError:  # no base64, or not even ASCII
             keys.append(b"")
     if not keys or not all(_MIN_KEY <= len(each) <= _MAX_KEY for each in keys):
         raise ConfigFaults(
@@ -239,17 +239,28 @@ def url_faults(kind: SinkKind, url: str) -> list[str]:
         return [f"{scheme}:// does not fit kind {kind}; must be {' or '.join(allowed)}://"]
     if allowed and not _has_host_and_port(url.strip()):
         return [
-            f"it has no host, or its port is no number up to 65535; must be {scheme}://HOST, with "
-            "a colon and the port after it if needed. In a password, write / as %2F, ? as %3F and "
-            "# as %23"
+            "it has no valid host, or its port is no number up to 65535; must be "
+            f"{scheme}://HOST, with a colon and the port after it if needed. In a password, write "
+            "/ as %2F, ? as %3F and # as %23"
+        ]
+    if scheme in ("http", "https") and not _TARGET.fullmatch(_target(url.strip())):
+        return [
+            "its path contains a space or a character that is not ASCII; write these as % and two "
+            "digits for each byte, such as %20, or %C3%BC for ü"
         ]
     return []
+
+
+def _target(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}"
 
 
 def _has_host_and_port(url: str) -> bool:
     """Return whether a URL has a host, and a port that is a number or none."""
     try:
         parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")  # as a connection does: no part of it may be empty
         return bool(parts.hostname) and (parts.port is None or parts.port >= 0)
     except ValueError:
         return False

@@ -83,6 +83,13 @@ def test_a_sink_is_read() -> None:
         ((*HOOK, 'topic = "x"'), "sinks.office.topic: only for kind mqtt"),
         ((*HOOK, "picture = false"), "picture: only for kind mqtt and notify"),
         ((*HOOK, 'rules = ["visitors"]'), "no rule 'visitors'; rules are visitor; did you mean"),
+        (
+            (*HOOK[:1], 'url = "https://hooks.example/tür"', *HOOK[2:]),
+            "such as %20, or %C3%BC for ü",
+        ),
+        ((*HOOK[:1], 'url = "https://hooks.example/a b"', *HOOK[2:]), "its path contains a space"),
+        (('kind = "heartbeat"', 'url = "https://ping.example?ü"'), "that is not ASCII"),
+        (('kind = "heartbeat"', 'url = "https://ping..example/1"'), "it has no valid host"),
         (('kind = "mqtt"', 'url = "broker.example"'), "must be mqtt://HOST"),
         ((*HOME, 'topic = "a b"'), "must be a topic without spaces, + and #"),
         ((*HOME, 'secret_env = "HOOK_SECRET"'), "secret_env: only for kind webhook"),
@@ -92,6 +99,18 @@ def test_a_sink_is_read() -> None:
 )
 def test_what_is_wrong_is_told(lines: tuple[str, ...], says: str) -> None:
     assert any(says in fault for fault in faults(*lines)), faults(*lines)
+
+
+def test_spaces_around_a_url_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK_URL", " https://hooks.example/in\n")
+    written = 'url = " https://hooks.example/in "'
+    for sink in (HOOK, (*HOOK[:1], written, *HOOK[2:])):
+        assert read(*sink).sinks["office"].place("office") == "https://hooks.example/in"
+
+
+def test_names_and_passwords_may_have_letters_of_any_language() -> None:
+    for url in ("mqtt://ü:ß@bücher.example", "mqtt://192.0.2.1", "mqtts://[2001:db8::1]:8883"):
+        assert read(HOME[0], f'url = "{url}"').sinks["office"].place("office") == url
 
 
 def test_a_secret_of_a_file_is_checked_as_well(tmp_path: Path) -> None:

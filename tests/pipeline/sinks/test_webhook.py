@@ -311,7 +311,9 @@ def verifies(secret: str, posted: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("said", ["", "hunter2hunter2", "whsec_%%%%", "whsec_c2hvcnQ="])
+@pytest.mark.parametrize(
+    "said", ["", "hunter2hunter2", "whsec_hüntér2", "whsec_%%%%", "whsec_c2hvcnQ="]
+)
 def test_a_secret_that_is_none_is_refused_and_not_said(
     said: str, receiver: WebhookReceiver, tmp_path: Path
 ) -> None:
