@@ -9,6 +9,6 @@ convert.build     write the network file of the model folder, with pre-processin
 proof             run it on pictures, and refuse it if its boxes make no sense
 convert.assemble  write the folder with its manifest; then `registry` copies it
 
-`sandbox` runs all work on foreign files in a process with limits; `file_kind` and `sandbox_tasks`
-are its tasks.
+`sandbox` opens foreign files in a process with limits; `file_kind` and `sandbox_tasks` are its
+tasks. Outside of it, `settle` reads only the metadata that a task returned as text.
 """

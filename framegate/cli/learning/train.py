@@ -52,14 +52,13 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "train",
-        description="Make a network with half the channels of the light detector: fit it to "
-        "the camera's pictures by least squares, then train it on the labels of "
-        "people, and of the heavy model where people labelled nothing. The last "
-        "third of the footage judges it as in `tune`. Also, it must not be "
-        "clearly worse than the light detector tuned to the same camera. The state "
-        "is on disk every half minute: Ctrl-C ends the training, and --resume or "
-        "the same command continues it. Needs the extra `train`. Exit code 1 if "
-        "the model was not added.",
+        description="Make a network with three quarters of the channels of the light detector: fit "
+        "it to the camera's pictures by least squares, then train it on the labels of "
+        "people, and of the heavy model where people labelled nothing. The last third "
+        "of the footage judges it as in `tune`. Also, it must not be clearly worse than "
+        "the light detector tuned to the same camera. The state is on disk every half "
+        "minute: Ctrl-C ends the training, and --resume or the same command continues "
+        "it. Needs the extra `train`. Exit code 1 if the model was not added.",
         epilog=ending(
             "framegate train gate --from monday.mp4 --sheet seen.png",
             "framegate train gate --from monday.mp4 --classes person,car --size accurate",
