@@ -106,14 +106,10 @@ class _Parser(argparse.ArgumentParser):
             option = unknown[0].partition("=")[0]
             near = did_you_mean(option, self._option_string_actions)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
-        if rest and self._is_leaf and self._words != ["sources"]:
+        has_verbs = self._subparsers is not None  # the parser of the verb knows its words
+        if rest and not has_verbs and self._words != ["sources"]:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return parsed, rest
-
-    @property
-    def _is_leaf(self) -> bool:
-        """Return whether this parses a command, and has no parsers of verbs."""
-        return self.get_default("command") is not None and self._subparsers is None
 
     @property
     def _words(self) -> list[str]:
