@@ -12,7 +12,7 @@ import msgspec
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.episodes import Changes, EventEntry, read_events, read_last_events
 from framegate.pipeline.contracts.errors import RecordTooNew
-from framegate.pipeline.contracts.records import START, DecodeState, End, Position
+from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.stage import PlaneRef, RingRef
 from framegate.pipeline.contracts.visits import VisitEntry, read_last_visits, read_visits
 from framegate.pipeline.fsck.snapshot import SinkFacts, SourceFacts, StageFacts, StreamFacts
@@ -100,25 +100,22 @@ class _SourceReader:
         client = self._client
         run, epoch = client.hmget(keys.own(name), "run", "epoch")
         stages = {stage: self._stage(stage) for stage in self._stages}
-        decoding = None
-        if self._states.get("decode"):
-            decoding = records.decode(self._states["decode"], DecodeState)
         sinks = {sink: self._sink(sink) for sink in self._sinks}
         recounted: Counter[str] = Counter()
         unreadable: dict[Position, str] = {}
-        results = self._stream(keys.results(name), self._counting(recounted, unreadable))
+        counting = self._counting(recounted, unreadable)
+        results = self._stream(keys.results(name), counting, unreadable)
         events: list[EventEntry] = []
-        stream = self._stream(keys.out(name, keys.EVENTS), self._reading(events, unreadable))
+        reading = self._reading(events, unreadable)
+        stream = self._stream(keys.out(name, keys.EVENTS), reading, unreadable)
         visits: list[VisitEntry] = []
-        visits_stream = self._stream(
-            keys.out(name, keys.VISITS), self._reading_visits(visits, unreadable)
-        )
+        reading = self._reading_visits(visits, unreadable)
+        visits_stream = self._stream(keys.out(name, keys.VISITS), reading, unreadable)
         counters = client.hgetall(keys.count(name))
         return SourceFacts(
             name=name,
             run=(run or b"").decode(),
             epoch=int(epoch or 0),
-            decoding=decoding,
             stages=stages,
             results=results,
             waiting=self._waiting(results.last),
@@ -152,13 +149,17 @@ class _SourceReader:
         info = self._client.xinfo_stream(stream)
         return _position(info["last-generated-id"]), int(info["entries-added"])
 
-    def _stream(self, stream: str, take: Any) -> StreamFacts:
+    def _stream(self, stream: str, take: Any, unreadable: dict[Position, str]) -> StreamFacts:
         """Read a stream; `take` gets the position and the data of each frame and end."""
         frames: list[Position] = []
         ends: dict[Position, End] = {}
         for position, fields in self._entries(stream):
             if fields[b"k"] == END.encode():
-                end = records.decode_versioned(fields[b"d"], End)
+                try:
+                    end = records.decode_versioned(fields[b"d"], End)
+                except (msgspec.MsgspecError, RecordTooNew) as error:
+                    unreadable[position] = f"end: {error}"
+                    continue
                 ends[position] = end
                 take(position, end)
             else:

@@ -10,7 +10,7 @@ import msgspec
 
 from framegate.pipeline.contracts.episodes import EventEntry
 from framegate.pipeline.contracts.keys import EVENTS, VISITS
-from framegate.pipeline.contracts.records import DecodeState, End, Position
+from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.visits import VisitEntry
 from framegate.pipeline.recording.index import Pin, Segment
 from framegate.pipeline.recording.recorder_states import RecordingGap
@@ -98,7 +98,6 @@ class SourceFacts:
     """The contents of the store about one source.
 
     run, epoch  the owner, and the last allocated epoch
-    decoding    state of decode; None: it has none
     waiting     frames in the outputs of stages that are not published
     counters    counters of the source
     recounted   the same counters, as far as they follow from the published results
@@ -110,7 +109,6 @@ class SourceFacts:
     name: str
     run: str
     epoch: int
-    decoding: DecodeState | None
     stages: Mapping[str, StageFacts]
     results: StreamFacts
     waiting: frozenset[Position]
