@@ -70,7 +70,14 @@ def _check_run(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                 "resume the run, or begin a new one with another -d",
             )
         elif source.run not in ("", run.run):
-            yield _fault(source, "owner", source.run, f"{run.run}, the run of this folder")
+            yield Discrepancy(
+                "fault",
+                f"source {source.name}: owner",
+                source.run,
+                f"{run.run}, the run of this folder",
+                "if that run took the source over (--take-over), check the folder of that run; "
+                f"otherwise {_LOST}",
+            )
 
 
 def _check_results(source: SourceFacts) -> Iterator[Discrepancy]:
