@@ -77,13 +77,14 @@ def fsck(folder: Path, *, store: str | None = None, repairs: bool = False) -> Ch
     store    URL of the store of the run; None: the embedded one, in the folder
     repairs  rebuild what can be rebuilt; without it nothing in the folder changes
 
-    ConfigFaults if no run was in the folder, or if one uses it; StoreLost, StoreBusy, StoreRefused.
+    ConfigFaults if no run was in the folder, if one uses it, or for repairs another reader;
+    StoreLost, StoreBusy, StoreRefused.
     """
     try:
         with read_locked(folder) as lock, ExitStack() as close:
             url = store or close.enter_context(open_ended(folder)).url
             if repairs:
-                _keep_others_out(lock)
+                _keep_others_out(folder, lock)
             return _checked(folder, url, repairs, is_shared=store is not None)
     except RunActive:
         raise ConfigFaults(
@@ -108,12 +109,13 @@ def _checked(folder: Path, url: str, repairs: bool, *, is_shared: bool) -> Check
     return Checked(snapshot, findings, repaired)
 
 
-def _keep_others_out(lock: int) -> None:
-    """Keep readers out of a folder that is about to change. RunActive if there is one."""
+def _keep_others_out(folder: Path, lock: int) -> None:
+    """Keep readers out of a folder that is about to change. ConfigFaults if there is one."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RunActive("another process reads the folder") from error
+        fault = f"{folder}: another command reads this folder, and --repair changes it; end that "
+        raise ConfigFaults([f"{fault}command first"]) from error
 
 
 def _remove_leftovers(folder: Path, _: FolderSnapshot) -> None:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import redis
 
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.fsck.check import findings_of, fsck
 from framegate.pipeline.fsck.check_folder import strayed_visits
@@ -28,6 +29,7 @@ from framegate.pipeline.fsck.snapshot import (
     StageFacts,
 )
 from framegate.pipeline.recording.index_tables import ASIDE
+from framegate.pipeline.run.ended import read_locked
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.runs.test_recording_runs import WALKED
 from tests.support.commands import Command, framegate
@@ -371,6 +373,24 @@ def test_the_command_says_it_and_exits_with_it(copy: Path, tmp_path: Path) -> No
     nowhere = framegate(tmp_path, "fsck", "nowhere")
     assert nowhere.code == USAGE
     assert "nowhere" in nowhere.err
+
+
+def test_entries_that_cannot_be_read_are_findings(copy: Path) -> None:
+    store = EmbeddedStore(copy / "store", "always")
+    store.start()
+    with redis.Redis.from_url(store.url) as client:
+        client.xadd("fg:{gate}:results", {"k": "end", "d": b"\xc1"}, id="2-0")
+        client.hset("fg:{gate}:at:decode", "s", b"\xc1")
+    store.stop()
+    found = fsck(copy).findings
+    assert "source gate: result 2-0" in subjects(found)
+
+
+def test_a_folder_that_another_command_reads_is_not_repaired(copy: Path) -> None:
+    with read_locked(copy):
+        assert fsck(copy).findings == []
+        with pytest.raises(ConfigFaults, match="another command reads this folder"):
+            fsck(copy, repairs=True)
 
 
 def test_an_active_run_is_refused_and_a_killed_one_is_finished(
