@@ -95,7 +95,7 @@ def test_visits_that_judge_teach_nothing(side: str) -> None:
 
 
 def test_the_role_of_a_question_is_that_of_its_clips() -> None:
-    clips = {"pets2001-campus": "chooses", "car-detection": "reports"}
+    clips = {"pets2001-campus": "chooses", "cctv-highway-overlay": "reports"}
     for clip, role in clips.items():
         assert role_of(Question("", (clip,), {})) == role
     assert role_of(Question("", tuple(clips), {})) == "both"

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import events, many, promise
+from benchmarks import boxes, events, many, picture_coding, promise, truth
 from benchmarks.harness.report import Bar
+from benchmarks.truth import clips
 
 
 def the_bar(bars: list[Bar], words: str) -> Bar:
@@ -68,3 +69,16 @@ def test_an_error_beside_a_rival_without_one_is_a_miss(
         "cpu_ms_per_frame": {"clip": 0.0},
     }
     assert the_bar(events.bars(result), "count error by").measured == measured
+
+
+def test_what_the_gate_costs_is_judged_by_clips_that_choose_nothing() -> None:
+    rows = [
+        {"clip": clip, "configuration": "gate-off", "role": role, "f1_gain": 0.1}
+        for clip, role in (("street", "reports"), ("hall", "chooses"))
+    ]
+    assert [bar.what for bar in truth.bars({"rows": rows})] == ["street: F1 lost by the gate"]
+
+
+def test_clips_in_whose_view_settings_were_chosen_do_not_report() -> None:
+    in_view = {*boxes.MAY_TUNE, *picture_coding.CLIPS}
+    assert {clips.ROLES[name] for name in in_view} == {"chooses"}

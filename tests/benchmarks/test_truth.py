@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("trackeval", reason="trackeval is not installed (bench extra)")
 
 from benchmarks.figure_tables import SHAPES
-from benchmarks.truth import BENCHMARK, bars, scores
+from benchmarks.truth import BENCHMARK, NIGHT, bars, scores
 from benchmarks.truth.clips import (
     LEAST_FRAMES,
     ROLES,
@@ -296,9 +296,8 @@ def test_a_clip_without_labels_is_refused(tmp_path: Path) -> None:
         find_clips(data_folder(tmp_path), ["nowhere"], tmp_path)
 
 
-def test_half_of_the_clips_choose_settings() -> None:
-    roles = list(ROLES.values())
-    assert abs(roles.count("chooses") - roles.count("reports")) <= 1
+def test_clips_with_labels_of_persons_and_targets_choose_no_settings() -> None:
+    assert {ROLES[PETS], ROLES[NIGHT]} == {"reports"}
 
 
 # -- Footage.
