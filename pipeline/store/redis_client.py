@@ -41,7 +41,22 @@ _FILES = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "
 # The permissions of Framegate's own user, without FLUSHALL, CONFIG, KEYS and similar commands.
 ACL_RULE = "~fg:* resetchannels +@all -@dangerous +info"
 
-_BUSY = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
+# A primary whose replicas are away answers NOREPLICAS. One that becomes a replica answers UNBLOCKED
+# to commands that wait, and READONLY afterwards, until the URL leads to the new primary.
+_BUSY = (
+    "OOM",
+    "MISCONF",
+    "LOADING",
+    "BUSY ",
+    "READONLY",
+    "NOREPLICAS",
+    "UNBLOCKED",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+)
+_ONLY_ON_PRIMARY = "cannot be used with replica instances"
+_IN_PIPELINE = "of pipeline caused error: "
 _NO_CONNECTION_LEFT = "max number of clients"
 _BROKEN_OFF = ("reset by peer", "closed by server", "Broken pipe", "Error 5 ")
 _WANTS_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "UNKNOWN_CA", "BAD_CERTIFICATE")
@@ -52,6 +67,7 @@ _ERRORS = (
     RedisClusterException,
     OSError,
 )
+_RETRIED = (redis.ConnectionError, redis.ReadOnlyError)
 
 
 @contextmanager
@@ -85,13 +101,19 @@ def _fault(url: str, error: Exception) -> FramegateError:
             return StoreBusy(f"{where}: the cluster is changing, or a server is missing: {error}")
         case redis.ResponseError():
             text = str(error)
-            if text.startswith(("MISCONF", "READONLY", "OOM")):
+            reply = text.rpartition(_IN_PIPELINE)[2]
+            if isinstance(error, redis.ReadOnlyError) or _is_busy(reply):
                 return StoreBusy(f"{where} takes no writes: {text}")
             return StoreRefused(f"{where} refuses: {text}")
     fault = _tls_fault(url, str(error))
     if fault is not None:
         return StoreRefused(f"{where} {fault}")
     return StoreLost(f"{where} cannot be reached: {error}")
+
+
+def _is_busy(reply: str) -> bool:
+    """Return whether this error reply does not last."""
+    return reply.startswith(_BUSY) or _ONLY_ON_PRIMARY in reply
 
 
 def _is_ours(error: BaseException | None) -> bool:
@@ -122,7 +144,7 @@ def reply_fault(text: str) -> FramegateError:
         return StoreLost(f"the cluster gave the source to another server: {text}")
     if _NO_CONNECTION_LEFT in text:
         return StoreBusy(f"the store takes no more connections: {text}")
-    if text.startswith(_BUSY):
+    if _is_busy(text):
         return StoreBusy(f"the store takes no writes now: {text}")
     if "NOPERM" in text or "ACL failure" in text:
         return StoreRefused(f"the store refuses: {text}; {needed_permission()}")
@@ -266,8 +288,9 @@ def _options(url: str, answer_s: float) -> dict[str, Any]:
         "protocol": 2,
         "socket_connect_timeout": min(CONNECT_S, answer_s),
         "socket_timeout": answer_s,
-        # One retry: the pooled connection may be to a server that has died and is up again.
-        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        # One retry, on a new connection: the pooled one may be to a server that has died and is up
+        # again, or to a former primary while the URL leads to another one.
+        "retry": Retry(NoBackoff(), 1, supported_errors=_RETRIED),
     }
     if url.startswith(f"unix://{OWNER}:"):
         options["redis_connect_func"] = _connect_without_eviction

@@ -58,6 +58,7 @@ CAM = "cam"
 REPLICAS = 1
 AFTERWARDS = 6  # calls that are still answered once the replica hears nothing more
 FRAMES = 60
+PACED_FRAMES = 250
 
 
 @pytest.fixture(scope="module")
@@ -374,6 +375,52 @@ def test_nothing_is_served_while_the_replica_is_away(tmp_path: Path, servers: Tr
     reader = Reader(url)
     assert len(reader.whole(CAM, FRAMES)) == FRAMES
     reader.close()
+
+
+def realtime_run(folder: Path, url: str) -> Command:
+    """Start a run of a file that takes ten seconds."""
+    source = '[sources.cam]\nurl = "cam.mp4"\npace = "realtime"\n'
+    user_folder(folder, more=f"[store]\nreplicas = 1\n{source}")
+    footage.write_scene(folder / "cam.mp4", footage.steady(PACED_FRAMES))
+    return Command(folder, "run", "-d", "data", "--store", url, "--http", "off")
+
+
+def ends_whole(run: Command, servers: Trio) -> None:
+    """Check that a run ends with each frame once, and releases its source."""
+    ended = run.wait()
+    assert ended.code == 0, ended.err
+    reader = Reader(f"unix://{servers.primary.socket}")
+    assert len(reader.whole(CAM, PACED_FRAMES)) == PACED_FRAMES
+    assert not reader.client.hget(keys.own(CAM), "run")
+    reader.close()
+
+
+def test_frames_wait_while_a_primary_that_needs_a_replica_has_none(
+    tmp_path: Path, servers: Trio
+) -> None:
+    servers.begin_anew()
+    client = servers.primary.client
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        with realtime_run(tmp_path / "user", f"unix://{servers.primary.socket}") as run:
+            wait_until("frames pass", lambda: client.xlen(keys.results(CAM)) > 10)
+            servers.cut()
+            run.says("NOREPLICAS")
+            servers.replica.thaw()
+            ends_whole(run, servers)
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+
+
+def test_a_run_continues_after_a_planned_failover(tmp_path: Path, servers: Trio) -> None:
+    """Its connections to the former primary stay open."""
+    servers.begin_anew()
+    door = Door(tmp_path / "door", servers)
+    client = servers.primary.client
+    with closing(door), realtime_run(tmp_path / "user", door.url) as run:
+        wait_until("frames pass", lambda: client.xlen(keys.results(CAM)) > 10)
+        servers.hand_over()
+        ends_whole(run, servers)
 
 
 def test_the_embedded_store_has_no_replicas() -> None:

@@ -109,6 +109,14 @@ class Trio:
             self.primary, self.replica, self.spare = self.replica, self.spare, self.primary
             self.cut_off, self.failed_over = False, True
 
+    def hand_over(self) -> None:
+        """The replica becomes the primary, as planned; no connection to either server ends."""
+        with self.still:
+            self.primary.client.execute_command("FAILOVER")
+            old = self.primary.client
+            wait_until("it follows", lambda: old.info().get("master_link_status") == "up")
+            self.primary, self.replica = self.replica, self.primary
+
     def begin_anew(self) -> None:
         """All three up again, and empty."""
         if self.cut_off:
