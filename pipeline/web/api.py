@@ -366,25 +366,39 @@ def _read(
 def _start(store: str, query: PageQuery, request: Request) -> Positions:
     """Return the positions after which a stream begins.
 
-    A source without a position begins with its oldest stored result.
+    A source of the run without a position begins with its oldest stored result. Other sources of
+    the store were removed from the run, or belong to another run: of these, nothing stored is sent.
     """
+    positions = _given_start(query, request)
+    outset = []
+    if positions is None:
+        positions = dict.fromkeys(query.sources, str(START))
+        outset = list(query.sources)
+    with store_errors(store), connect(store) as client:
+        if not query.is_named:
+            registered = {name.decode() for name in client.hkeys(keys.SOURCES)}
+            outset += sorted(registered - set(query.sources) - positions.keys())
+        for name in outset:
+            newest = client.xrevrange(query.channel.stream(name), count=1)
+            positions[name] = str(START)
+            if newest:
+                positions[name] = newest[0][0].decode()
+    return positions
+
+
+def _given_start(query: PageQuery, request: Request) -> Positions | None:
+    """Return the positions that a request gives; None if it begins with new results. Refusal."""
     last_id = request.headers.get("last-event-id")
     if last_id:
         return _positions("Last-Event-ID", last_id)
     if query.after is not None:
-        return query.after
+        return dict(query.after)
     start = request.query_params.get("start", "new")
     if start == "earliest":
         return {}
     if start != "new":
         raise Refusal(400, f"start: {start[:20]!r}; allowed: new, earliest")
-    positions = dict.fromkeys(query.sources, str(START))
-    with store_errors(store), connect(store) as client:
-        for name in query.sources:
-            newest = client.xrevrange(query.channel.stream(name), count=1)
-            if newest:
-                positions[name] = newest[0][0].decode()
-    return positions
+    return None
 
 
 async def _events(

@@ -206,6 +206,17 @@ def test_events_are_results_and_go_on_where_a_reader_was(
         assert [events.next()["id"] for _ in range(2)] == ["yard=1-0", "yard=1-1"]
 
 
+@pytest.mark.parametrize("asked", [{}, {"start": "earliest"}, {"after": "door=1-0"}])
+def test_stored_results_of_a_source_outside_the_run_are_not_sent(
+    api: httpx.Client, publisher: Publisher, asked: dict[str, str]
+) -> None:
+    publisher.results("hall", 3, range(5))  # removed from the run, or of another one
+    with stream(api, **asked) as events:
+        wait_until("it waits", publisher.waiting_readers)
+        publisher.results("hall", 4, range(1))  # added again
+        assert json.loads(events.next()["data"])["epoch"] == 4
+
+
 def test_what_was_removed_and_what_ended_are_events(
     api: httpx.Client, publisher: Publisher
 ) -> None:
