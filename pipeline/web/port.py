@@ -17,6 +17,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,7 +62,9 @@ from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 
-REST_S: Final = 1.0  # before the next start, after a process that failed
+REST_S: Final = 1.0  # before the next start, after a process that failed; then twice as long
+MOST_REST_S: Final = 60.0
+SHORT_S: Final = 10.0  # a process that lived for less has failed to start
 PATIENCE_S: Final = 3.0  # for the process to end after SIGTERM
 OTHER_HOST: Final = "127.0.0.1"
 OTHER_PORTS: Final = range(8687, 8787)  # tried if the default port is taken
@@ -231,12 +234,18 @@ class HttpPort:
             return
         self._spec = msgspec.structs.replace(self._spec, masked=sources)
         if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)  # it finishes the requests under way
+            self._process.send_signal(signal.SIGTERM)  # requests under way have LEAVE_S
 
     async def serve(self) -> None:
-        """Start a process for each connection that finds none, until cancelled."""
+        """Start a process for each connection that finds none, until cancelled.
+
+        After processes that failed to start, for example because the certificate cannot be read,
+        the pause before the next grows up to MOST_REST_S, and waiting connections are closed.
+        """
+        rest_s = REST_S
         while True:
             await self._connection()
+            began_mono = time.monotonic()
             code = None
             try:
                 code = await self._serve_with_a_process()
@@ -244,8 +253,22 @@ class HttpPort:
                 log.warning("the HTTP process cannot start: %s; trying again", error)
             if code:
                 log.warning("the HTTP process ended (%s); another may start", exit_in_words(code))
+            if code == 0 or time.monotonic() - began_mono > SHORT_S:
+                rest_s = REST_S
             if code != 0:
-                await asyncio.sleep(REST_S)
+                if rest_s > REST_S:
+                    self._turn_away()
+                await asyncio.sleep(rest_s)
+                rest_s = min(2.0 * rest_s, MOST_REST_S)
+
+    def _turn_away(self) -> None:
+        """Close the connections in the kernel's queue, which no process can serve."""
+        for _ in range(WAITING):
+            try:
+                caller, _ = self._listening.accept()
+            except OSError:  # none is left, or its client has gone
+                return
+            caller.close()
 
     async def _connection(self) -> None:
         """Wait until a connection is in the kernel's queue; the process accepts it."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import resource
 import signal
@@ -40,6 +41,7 @@ from framegate.pipeline.system.loading import load, load_builtin
 from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.process import die_with_parent_of, leave
 from framegate.pipeline.web.accounts.access import TrustedProxies, guarded
+from framegate.pipeline.web.accounts.accounts import AccountFile
 from framegate.pipeline.web.accounts.login import accounts_of, login_routes
 from framegate.pipeline.web.accounts.sessions import Sessions
 from framegate.pipeline.web.api import api_routes
@@ -95,7 +97,10 @@ class IdleCount:
 
 
 class QuietServer(BoundedServer):
-    """uvicorn without its ten wake-ups a second. It ends on SIGTERM and after `idle_s` of rest."""
+    """uvicorn without its ten wake-ups a second.
+
+    It ends on SIGTERM, and after `idle_s` without a request if `may_rest` then returns true.
+    """
 
     def __init__(
         self,
@@ -104,20 +109,24 @@ class QuietServer(BoundedServer):
         leaving: asyncio.Event | None = None,
         limits: WebLimits = LIMITS,
         certificate: PortCertificate | None = None,
+        may_rest: Callable[[], bool] = lambda: True,
     ) -> None:
         """leaving: set when the server is to end, so that endless responses can end too."""
         self._requests = IdleCount(app)
         self._idle_s = idle_s
         self._leaving = leaving or asyncio.Event()
+        self._may_rest = may_rest
         super().__init__(self._requests, limits, certificate, timeout_graceful_shutdown=LEAVE_S)
 
     async def main_loop(self) -> None:
-        """Wait for SIGTERM, or until no request was open for `idle_s`."""
+        """Wait for SIGTERM, or until no request was open for `idle_s` and the process may rest."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._leaving.set)
         while not self._leaving.is_set():
             rest_s = self._idle_s - self._requests.idle_s
             if rest_s <= 0:
-                return
+                if self._may_rest():
+                    return
+                rest_s = self._idle_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), rest_s)
 
@@ -240,6 +249,21 @@ def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG00
     return PlainTextResponse(f"{redacted(str(error))}\n", 503, NO_STORE)
 
 
+def are_sound(accounts: AccountFile | None, certificate: PortCertificate | None) -> bool:
+    """Return whether the next process can read these files, as they are now.
+
+    While it cannot, this process must not end: it has what they contained before.
+    """
+    is_faulty = False
+    if accounts is not None:
+        accounts.accounts()
+        is_faulty = accounts.is_faulty
+    if certificate is not None:
+        certificate.context()
+        is_faulty = is_faulty or certificate.is_faulty
+    return not is_faulty
+
+
 def main() -> int:
     """Serve the port until it is idle.
 
@@ -265,14 +289,16 @@ def main() -> int:
         sessions,
         TrustedProxies(spec.proxies, spec.proxy_user, spec.proxy_groups),
     )
-    certificate = None
+    certificate: PortCertificate | None = None
     try:
         if spec.certificate:
             certificate = PortCertificate(spec.certificate, spec.certificate_key or None)
     except ConfigFaults as faults:
         log.error("%s", "; ".join(faults.faults))  # never without TLS instead
         return 1
-    asyncio.run(QuietServer(app, spec.idle_s, leaving, limits, certificate).serve([listening]))
+    may_rest = functools.partial(are_sound, accounts, certificate)
+    server = QuietServer(app, spec.idle_s, leaving, limits, certificate, may_rest)
+    asyncio.run(server.serve([listening]))
     return 0
 
 

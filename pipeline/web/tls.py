@@ -21,7 +21,10 @@ _HELLO: Final = 0x16  # first byte of a TLS connection: a record of the handshak
 
 
 class PortCertificate:
-    """The certificate of the port. Use it in one event loop."""
+    """The certificate of the port. Use it in one event loop.
+
+    is_faulty  whether the last read failed, so that the certificate is the one of before
+    """
 
     def __init__(self, certificate: str, key: str | None = None) -> None:
         """Read the files. ConfigFaults if they cannot be read, or do not belong together.
@@ -32,6 +35,7 @@ class PortCertificate:
         self._files = (certificate, key)
         self._state = self._files_now()
         self._context = _context(certificate, key)
+        self.is_faulty = False
 
     def context(self) -> ssl.SSLContext:
         """Return the context for the next connection, with the files as they are now.
@@ -43,8 +47,10 @@ class PortCertificate:
             self._state = state
             try:
                 self._context = _context(*self._files)
+                self.is_faulty = False
                 log.info("http: the changed certificate is used")
             except ConfigFaults as faults:
+                self.is_faulty = True
                 log.warning("http: the certificate stays as it was: %s", "; ".join(faults.faults))
         return self._context
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -19,7 +21,11 @@ from starlette.routing import Route
 
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.system.ports import listening_at
+from framegate.pipeline.system.process import cancelled
+from framegate.pipeline.web.accounts.accounts import AccountFile
 from framegate.pipeline.web.limits import WebLimits
+from framegate.pipeline.web.port import HttpPort, WebSpec
+from framegate.pipeline.web.server import QuietServer, are_sound
 from framegate.pipeline.web.tls import PortCertificate
 from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.web_server import serving_app
@@ -138,3 +144,51 @@ def test_files_that_are_no_certificate_are_refused(tmp_path: Path, authority: tr
     authority.issue_cert("other.example").private_key_pem.write_to_path(str(tmp_path / "k.pem"))
     with pytest.raises(ConfigFaults, match=r"tls_key = .*k\.pem"):
         PortCertificate(str(tmp_path / "cert.pem"), str(tmp_path / "k.pem"))
+
+
+def test_a_process_with_the_files_of_before_does_not_end_when_it_is_idle(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    file = tmp_path / "accounts.toml"
+    file.write_text("[guard]\nrole = 'viewer'\n", encoding="utf-8")
+    accounts = AccountFile(file)
+    assert list(accounts.accounts()) == ["guard"]
+    certificate = PortCertificate(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))
+    (tmp_path / "key.pem").unlink()
+    looks = []
+
+    def may_rest() -> bool:
+        looks.append(are_sound(accounts, certificate))
+        if len(looks) == 1:
+            write(tmp_path, authority)
+            file.write_text("[guard", encoding="utf-8")
+        elif len(looks) == 2:
+            assert list(accounts.accounts()) == ["guard"]
+            file.write_text("[guard]\nrole = 'admin'\n", encoding="utf-8")
+        return looks[-1]
+
+    with listening_at("127.0.0.1", 0) as listening:
+        server = QuietServer(Starlette(), idle_s=0.01, may_rest=may_rest)
+        asyncio.run(server.serve([listening]))
+    assert looks == [False, False, True]
+    assert accounts.accounts()["guard"].role == "admin"
+
+
+def test_connections_are_closed_while_the_port_has_no_certificate(tmp_path: Path) -> None:
+    async def unasked(*_: object) -> Any:
+        raise AssertionError
+
+    async def answer() -> bytes:
+        with listening_at("127.0.0.1", 0) as listening:
+            files = (str(tmp_path), "", "WARNING", "text")
+            spec = WebSpec("redis://127.0.0.1:1", *files, certificate=str(tmp_path / "none.pem"))
+            port = HttpPort(listening, spec, unasked, unasked, unasked, cast(Any, unasked))
+            serving = asyncio.create_task(port.serve())
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            try:
+                return await asyncio.wait_for(reader.read(), DEADLINE_S)
+            finally:
+                writer.close()
+                await cancelled(serving)
+
+    assert asyncio.run(answer()) == b""

@@ -169,24 +169,31 @@ def _check_sources(sources: Collection[str]) -> None:
 
 
 class AccountFile:
-    """The accounts of a file, read again when it changes. Any thread."""
+    """The accounts of a file, read again when it changes. Any thread.
+
+    is_faulty  whether the last read failed, so that the accounts are those of before
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._state: tuple[int, ...] | None = None
         self._accounts: dict[str, Account] = {}
+        self.is_faulty = False
 
     def accounts(self) -> Mapping[str, Account]:
         """Return the accounts of the file.
 
-        If it cannot be read any more, these are the accounts of before, and a warning is logged.
+        If it cannot be read, these are the accounts that this process read before, else none, and
+        a warning is logged.
         """
         state = _state_of(self._path)
         if state != self._state:
             self._state = state
             try:
                 self._accounts = read_accounts(self._path)
+                self.is_faulty = False
             except ConfigFaults as faults:
+                self.is_faulty = True
                 log.warning("the accounts stay as they were: %s", "; ".join(faults.faults))
         return self._accounts
 
