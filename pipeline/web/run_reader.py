@@ -159,13 +159,17 @@ class RunReader:
         return faults
 
     def drops(self) -> dict[str, dict[str, int]]:
-        """Return the dropped frames of each camera of the run, by reason. NoReply, StoreLost,
-        StoreBusy.
+        """Return the dropped frames of each camera of the run, or of those of its whole fleet, by
+        reason. NoReply, StoreLost, StoreBusy.
         """
         cameras = [source.name for source in self.status().sources if source.live]
+        others = self._others()
         with self._looking, store_errors(self._url):
-            counters = {name: self._connected().sample(name).counters for name in cameras}
-        return {name: drops_of(counts) for name, counts in counters.items()}
+            samples = {name: self._connected().sample(name) for name in [*cameras, *others]}
+        for name in others:
+            if samples[name].connection is None:  # a file, or a camera that no slot has served
+                del samples[name]
+        return {name: drops_of(sample.counters) for name, sample in samples.items()}
 
     def scrape(self) -> Scrape:
         """Return all measurements, or those of the supervisor if the store fails. NoReply."""

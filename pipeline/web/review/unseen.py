@@ -24,14 +24,14 @@ from framegate.pipeline.web.pages.pages import page
 DAY_S: Final = 86400.0
 
 DropsBySource = Mapping[str, Mapping[str, int]]
-"""Dropped frames of the sources that are watched now, by source and reason."""
+"""Dropped frames of the cameras that are to be watched now, by source and reason."""
 
 
 def unseen_routes(folder: Path, drops: Callable[[], DropsBySource]) -> list[Route]:
     """Return the routes.
 
     folder  of the run's data
-    drops   returns the dropped frames of each active camera. FramegateError
+    drops   returns the dropped frames of each camera of the run or its fleet. FramegateError
     """
 
     async def unseen(request: Request) -> Response:

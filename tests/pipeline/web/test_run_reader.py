@@ -5,22 +5,30 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+import redis
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import StoreLost
+from framegate.pipeline.contracts.records import VERSION, Connection
 from framegate.pipeline.engine import control_messages
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import Call, GetStatus, reply_of
+from framegate.pipeline.fleet.fleet_store import FleetStore
+from framegate.pipeline.fleet.plan import FleetPlan, FleetSource, SlotRoom
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
+from framegate.pipeline.web.fleet.fleet import Fleet
+from framegate.pipeline.web.fleet.forward import Forwarder
 from framegate.pipeline.web.pictures.frames import FrameViews
 from framegate.pipeline.web.run_reader import RunReader
 from framegate.pipeline.web.server import routes
 from tests.support.runs import DEADLINE_S
+from tests.support.servers import server
 from tests.support.web_server import get, serving
 
 STATUS = RunStatus(
@@ -42,19 +50,43 @@ def supervise(end: socket.socket) -> None:
 
 
 @contextmanager
-def reader(folder: Path) -> Iterator[tuple[RunReader, socket.socket]]:
-    """A reader of a run whose store takes connections and says nothing."""
+def supervised() -> Iterator[ControlLine]:
+    """The line to a supervisor."""
     ours, theirs = control_messages.make_pair()
     supervisor = threading.Thread(target=supervise, args=(ours,))
     supervisor.start()
-    line = ControlLine(theirs)
-    with socket.socket(socket.AF_UNIX) as store:
+    try:
+        yield ControlLine(theirs)
+    finally:
+        theirs.shutdown(socket.SHUT_RDWR)
+        supervisor.join(DEADLINE_S)
+        ours.close()
+
+
+@contextmanager
+def reader(folder: Path) -> Iterator[tuple[RunReader, socket.socket]]:
+    """A reader of a run whose store takes connections and says nothing."""
+    with supervised() as line, socket.socket(socket.AF_UNIX) as store:
         store.bind(str(folder / "store"))
         store.listen(128)
         yield RunReader(line, f"unix://{folder / 'store'}", FrameViews(line)), store
-    theirs.shutdown(socket.SHUT_RDWR)
-    supervisor.join(DEADLINE_S)
-    ours.close()
+
+
+def test_cameras_of_other_slots_count_as_watched(tmp_path: Path) -> None:
+    """Otherwise, a slot answers that nothing was missed while they are away."""
+    with (
+        server(tmp_path) as store,
+        redis.Redis.from_url(store.url) as client,
+        supervised() as line,
+    ):
+        sources = {name: FleetSource({}, 0.5, "b") for name in ("gate", "clip")}
+        sources["a"] = FleetSource({}, 0.5, "a")
+        with closing(FleetStore(store.url)) as fleet:
+            fleet.write(FleetPlan(1, dict.fromkeys("ab", SlotRoom(2.0)), sources))
+        away = Connection(VERSION, "lost", 7.0)
+        client.hset(keys.at("gate", "decode"), "c", records.encode(away))
+        run = RunReader(line, store.url, FrameViews(line), fleet=Fleet(store.url, "a", Forwarder()))
+        assert list(run.drops()) == ["gate"]
 
 
 def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
