@@ -226,9 +226,11 @@ class Retention:
 
     def _by_size(self, stream: str, oldest: Position) -> Position:
         """Return the first position to keep for the limit of bytes, if all entries are equal."""
+        if not self._limits.nbytes:
+            return oldest
         nbytes = self._client.memory_usage(stream) or 0
         length = self._client.xlen(stream)
-        if not self._limits.nbytes or nbytes <= self._limits.nbytes:
+        if nbytes <= self._limits.nbytes:
             return oldest
         excess = math.ceil(length * (1 - self._limits.nbytes / nbytes))
         stays = oldest
@@ -338,9 +340,10 @@ async def keep_limits(
     readers = [stage.name for stage in stages if stage.input == publisher and stage.reliable]
     with closing(Retention(url, run, readers, limits)) as retention:
         while True:
-            try:
-                await in_thread(tidy)
-                await in_thread(retention.cut_all)
-            except (FramegateError, OSError) as error:  # the next minute tries again
-                log.debug("results are not cut now: %s", error)
+            # Each on its own: a full disk stops `tidy`, and the store may be on another host.
+            for work in (retention.cut_all, tidy):
+                try:
+                    await in_thread(work)
+                except (FramegateError, OSError) as error:  # the next minute tries again
+                    log.debug("limits are not kept now: %s", error)
             await asyncio.sleep(EVERY_S)

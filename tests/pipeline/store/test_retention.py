@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +20,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import ResultsTrimmed
 from framegate.pipeline.contracts.records import End, Position
+from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
 from framegate.pipeline.store.hop import epoch_command, function
@@ -29,6 +32,7 @@ from framegate.pipeline.store.retention import (
     RetentionLimits,
     cut,
     drop_certificates,
+    keep_limits,
     to_forget,
 )
 from framegate.pipeline.system.clocks import FirstSeen
@@ -39,6 +43,7 @@ from tests.support.commands import framegate, user_folder
 from tests.support.host_clocks import SimulatedHost
 from tests.support.made_models import folder_of
 from tests.support.published import Publisher
+from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 
 positions = st.builds(Position, st.integers(1, 4), st.integers(0, 40))
@@ -199,6 +204,26 @@ def test_another_runs_source_and_one_without_limits_stay_whole(
     stream.client.hset(keys.own("gate"), "run", "r2")
     assert cut_now(store, stream, RetentionLimits(age_s=1, nbytes=1)) == {}
     assert len(stream.ids()) == 102
+
+
+def test_a_full_disk_does_not_stop_the_cuts_in_a_store(
+    store: EmbeddedStore, stream: Stream
+) -> None:
+    stream.fill()
+    publish = StageSpec("publish", "", "decode", main=True, reliable=True, publishes=True)
+
+    def tidy() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def keep() -> None:
+        limits = RetentionLimits(nbytes=1)
+        keeping = asyncio.create_task(keep_limits(store.url, "r1", [publish], limits, tidy))
+        async with asyncio.timeout(DEADLINE_S):
+            while len(stream.ids()) > 1:
+                await asyncio.sleep(0.05)
+        keeping.cancel()
+
+    asyncio.run(keep())
 
 
 def test_a_run_looks_at_the_age_of_results_where_its_configuration_limits_it(
