@@ -359,6 +359,8 @@ class Delivery(threading.Thread, Generic[S]):
     def _deliver(self, message: Message) -> tuple[MessageOutcome, S]:
         followed = self._followed[message.source]
         outcome, state = self._receiver.deliver(message, followed.at.state)
+        if outcome == "muted":  # the receiver was not tried
+            return outcome, state
         if self._failures or followed.failures:
             log.info("sink %s: the receiver accepts messages again", self._sink)
         self._failures = 0

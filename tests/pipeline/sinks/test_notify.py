@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -150,6 +151,27 @@ def test_a_service_that_never_accepts_does_not_silence_the_other_for_ever(
     assert phone.came[1]["message"] == "1 entry of gate could not be sent (given up)"
     assert "sink phone: JSON did not accept the message; it is left out" in caplog.text
     assert teller.standing("gate", "phone")["lost"] == "1"
+
+
+def test_a_muted_message_does_not_show_that_a_service_accepts_again(
+    store: EmbeddedStore, teller: Teller, phone: Phone, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO, "framegate.pipeline.sinks.delivery")
+    again = "sink phone: the receiver accepts messages again"
+    config = SinkConfig("notify", phone.url(), quiet=("22:00-07:00",))
+    times = [NOON]
+    receiver = Notify("phone", config, NO_PICTURES, lambda: times[-1])
+    phone.fails = {"phone"}
+    with following(store, "phone", config, receiver, "gate"):
+        teller.starts("gate", 1)
+        wait_until("it fails", lambda: teller.standing("gate", "phone").get("why"))
+        times.append(datetime(2026, 11, 27, 23, 15))
+        wait_until("it is muted", lambda: teller.standing("gate", "phone").get("muted") == "1")
+        assert again not in caplog.messages
+        phone.fails = set()
+        times.append(NOON)
+        teller.starts("gate", 2)
+        wait_until("the next is there", lambda: again in caplog.messages)
 
 
 def test_a_picture_goes_along_where_it_is_of_now(
