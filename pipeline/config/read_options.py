@@ -112,7 +112,7 @@ def _read_value(hint: Any, value: Any, limits: Any, path: str, faults: list[str]
         fault = "must be a table"
     if fault is not None:
         faults.append(f"{path} = {value!r}: {fault}")
-    if hint is float and isinstance(value, int):
+    if hint is float and isinstance(value, int) and fault is None:
         return float(value)
     return _with_tuples(value)
 
@@ -150,6 +150,12 @@ def _is_within(value: float, limits: Any) -> bool:
     return math.isfinite(value) and bool(least <= value <= most)
 
 
+def _is_whole(value: Any) -> bool:
+    """Return whether a value is an integer of TOML; Python's parser also takes longer ones."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and -(2**63) <= value < 2**63
+
+
 def _fits(hint: Any, value: Any) -> bool:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
@@ -163,9 +169,9 @@ def _fits(hint: Any, value: Any) -> bool:
     if hint is type(None):
         return value is None
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or _is_whole(value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return _is_whole(value)
     return isinstance(value, hint)
 
 
