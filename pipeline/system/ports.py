@@ -33,7 +33,12 @@ def host_and_port(text: str) -> tuple[str, int] | None:
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
     if match is None or int(match[3]) > 65535:
         return None
-    return match[1] or match[2], int(match[3])
+    host = match[1] or match[2]
+    try:
+        host.encode("idna")  # as a socket does: no part of the name may be empty
+    except UnicodeError:
+        return None
+    return host, int(match[3])
 
 
 def http_fault(text: str) -> str | None:

@@ -409,6 +409,7 @@ def test_an_open_address_is_warned_of(folder: Path) -> None:
         ("127.0.0.1:65536", False),
         ("127.0.0.1:0", False),
         (":6379", False),
+        ("..:6379", False),
         ("::1:6379", False),
         ("host name:1", False),
         ("a\nuser x on nopass +@all:1", False),
