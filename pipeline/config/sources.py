@@ -173,13 +173,17 @@ def named_sources(
             faults.append(f"{word}: two sources have the name {name!r}; rename one")
             continue
         if is_configuration(place):
-            faults.append(f"{word}: is a configuration: framegate run -c {place}")
+            faults.append(f"{word}: this is a configuration; run: framegate run -c {place}")
             continue
         is_variable = place.startswith("env:") and not os.path.exists(place)
         if is_variable and not takes_variables:
             faults.append(f"{word}: {_named_variable(name, place.removeprefix('env:'))}")
             continue
-        places = _expanded(place, opens_folders)
+        try:
+            places = _expanded(place, opens_folders)
+        except OSError as error:
+            faults.append(f"{word}: this folder cannot be read: {error.strerror}")
+            continue
         if not places:
             faults.append(f"{word}: {_nothing_there(place)}")
         for each in places:

@@ -102,10 +102,18 @@ def test_a_folder_gives_the_videos_in_it(here: Path) -> None:
         named_sources(["empty"], opens_folders=True)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_read_is_told(here: Path) -> None:
+    (here / "closed").mkdir(mode=0)
+    with pytest.raises(ConfigFaults, match=r"^closed: this folder cannot be read: Permission"):
+        named_sources(["closed"], opens_folders=True)
+
+
 @pytest.mark.parametrize("word", ["cameras.toml", "cam=cameras.toml"])
 def test_a_configuration_is_no_source(word: str) -> None:
     with pytest.raises(
-        ConfigFaults, match=r"cameras\.toml: is a configuration: framegate run -c cameras\.toml"
+        ConfigFaults,
+        match=r"cameras\.toml: this is a configuration; run: framegate run -c cameras\.toml",
     ):
         named_sources([word])
     assert is_live("rtsp://cam.example/cameras.toml")
