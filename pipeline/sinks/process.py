@@ -367,7 +367,7 @@ def _report_waiting(spec: SinksSpec, sources: Sequence[str]) -> None:
             if waiting:
                 log.warning(
                     "sink %s: %d entries are not delivered yet; they stay in the store, and the "
-                    "resumed run delivers them",
+                    "sink delivers them when it starts again",
                     *(name, waiting),
                 )
 
