@@ -112,7 +112,7 @@ class OutOfMeans(StoreLost):
 
 
 class StoreBusy(FramegateError):
-    """The store answers but accepts no writes now (full, loading, replicas away): try again later."""
+    """The store answers but accepts no writes now (full, loading, replicas away): try later."""
 
     exit = Exit.STORE
 
