@@ -202,9 +202,11 @@ class PacketSource(Protocol):
     """A stream of a camera that is recorded and not decoded.
 
     It is iterated once, in one thread, which also calls `close`. The iteration yields True for each
-    picture that arrived and False if none did for a while; it ends only with a SourceFault. `size`
-    is the width and height of its pictures, after rotation; None until it is known. While
-    `is_heard` is set, its sound is decoded, and `take_sound` returns the blocks that are complete.
+    picture that arrived, and may yield False if nothing arrived for a while; it ends only with a
+    SourceFault. A step may last until `abandon`, called from another thread, ends the iteration:
+    the caller detects a stall in another thread. `size` is the width and height of its pictures,
+    after rotation; None until it is known. While `is_heard` is set, its sound is decoded, and
+    `take_sound` returns the blocks that are complete.
     """
 
     is_heard: bool
@@ -226,8 +228,8 @@ class Source(Protocol):
 
     It is iterated once, in one thread; `close` is called after that thread ended. The iteration
     ends at the end of the file, and raises SourceFault if it cannot continue. It yields None for a
-    skipped frame, or if no data came for a while. A live source ends only with a SourceFault.
-    `counts` grows during the iteration (damaged packets, for example).
+    skipped frame, and may do so if no data came for a while. A live source ends only with a
+    SourceFault. `counts` grows during the iteration (damaged packets, for example).
     """
 
     @property

@@ -38,6 +38,50 @@ class RecordedStreamState:
     fault: str | None = None
 
 
+class StallWatch(threading.Thread):
+    """Abandons a connection once no picture arrives, so that its iteration ends.
+
+    The thread that iterates cannot do so: its read lasts as long as the camera keeps the connection
+    and sends nothing, or only sound.
+
+    has_stalled  set before the connection is abandoned
+    """
+
+    def __init__(self, name: str, stream: PacketSource, stall_s: float) -> None:
+        """Start no thread; `start` does. stall_s: as in Request."""
+        super().__init__(name=f"stall-{name}", daemon=True)
+        self.has_stalled = False
+        self._stream = stream
+        self._stall_s = stall_s
+        self._lock = threading.Lock()
+        self._arrivals = Arrivals()
+        self._is_first = True
+        self._has_ended = threading.Event()
+
+    def see(self, arrived_mono: float) -> None:
+        """Note a picture. Any thread."""
+        with self._lock:
+            self._is_first = False
+            self._arrivals.add(arrived_mono)
+
+    def end(self) -> None:
+        """Let the thread end. Any thread."""
+        self._has_ended.set()
+
+    def run(self) -> None:
+        """Wait until the connection stalls or `end`."""
+        while (left := self._left_s()) > 0:
+            if self._has_ended.wait(left):
+                return
+        self.has_stalled = True
+        self._stream.abandon()
+
+    def _left_s(self) -> float:
+        with self._lock:
+            at = self._arrivals.stalled_at(self._stall_s, is_first=self._is_first)
+        return at - time.monotonic()
+
+
 class RecordedStream(threading.Thread):
     """Connects for ever, with backoff, and reads packets; each connection has its own take.
 
@@ -153,16 +197,17 @@ class RecordedStream(threading.Thread):
         stream = self._open_stream(self._new_take(self.alignment))
         with self._changed:
             self._stream = stream
+        watch = StallWatch(self._source_name, stream, self._stall_s)
         try:
-            self._read(stream)
+            watch.start()
+            self._read(stream, watch)
         finally:
+            watch.end()
             with self._changed:
                 self._stream = None
             stream.close()
 
-    def _read(self, stream: PacketSource) -> None:
-        arrivals = Arrivals()
-        is_first = True
+    def _read(self, stream: PacketSource, watch: StallWatch) -> None:
         if self._must_close():  # before `stop` or `keep_closed` could abandon the stream
             return
         try:
@@ -172,15 +217,18 @@ class RecordedStream(threading.Thread):
                 stream.is_heard = self.is_heard
                 self._keep_sound(stream.take_sound())
                 now = time.monotonic()
+                if watch.has_stalled:
+                    break
                 if has_arrived:
-                    is_first = False
-                    arrivals.add(now)
+                    watch.see(now)
                     self._see(stream.size, now)
-                elif now > arrivals.stalled_at(self._stall_s, is_first=is_first):
-                    raise SourceFault(f"no picture for {self._stall_s:.1f} s", "stalled")
         except SourceFault:
-            if not self._stopping:
+            if self._stopping:
+                return
+            if not watch.has_stalled:
                 raise
+        if watch.has_stalled:
+            raise SourceFault(f"no picture for {self._stall_s:.1f} s", "stalled")
 
     def _must_close(self) -> bool:
         return self._stopping or self._is_kept_closed

@@ -4,8 +4,9 @@ Invariants of the loop over packets:
 
 - A packet is read as soon as it arrives. If decoding falls behind, packets are dropped up to the
   next key frame (`_timely`); none ages in the connection.
-- Each step of the iteration returns within about a second, if only with None, so the caller can
-  detect a stall and stop the iteration.
+- A step of the iteration may last as long as no picture arrives, over HTTP and with sound. So the
+  caller detects a stall in another thread, and ends the iteration with `abandon`. Over RTSP without
+  sound, a step returns within about a second, if only with None.
 - A frame's capture time is that of its own packet (CameraClock), although the decoder returns
   frames later and in another order.
 """

@@ -97,7 +97,8 @@ class Opened:
         """Yield the video track's packets, an empty one at the end. FFmpegError, SourceFault.
 
         ExitError (FFmpeg's) or TimeoutError: a live source sent nothing for a while; call it again
-        to continue.
+        to continue. A camera over HTTP raises neither, and sound prevents both, so a step may last
+        until `abandon`.
         """
         media = self.rtsp or self.recorded
         if media is not None:

@@ -59,7 +59,7 @@ class PacketStream:
             self.recorder = PacketRecorder(take, self._opened, live=True)
 
     def __iter__(self) -> Iterator[bool]:
-        """Yield True for each picture that arrived, False if none did for a while."""
+        """Yield True for each picture that arrived, or False if nothing did (see PacketSource)."""
         while True:
             try:
                 for packet in self._opened.packets():
