@@ -35,8 +35,9 @@ class SoundTap:
             sound_dropped: blocks that no frame could carry
     Errors  none: the pictures continue without the sound
 
-    Invariant: `_cut` holds the complete blocks that were not taken, and `_gathered` fewer samples
-    than a block. The next block begins `_given` samples after `_from_s`.
+    Invariant: `_cut` holds the complete blocks that were not taken, as far as a frame can still
+    carry them, and `_gathered` fewer samples than a block. The next block begins `_given` samples
+    after `_from_s`.
     """
 
     def __init__(self, track: AudioStream, block: int, guard: DecoderGuard = nullcontext) -> None:
@@ -123,6 +124,9 @@ class SoundTap:
             begins_s = self._from_s + self._given / SOUND_RATE
             data = waiting[: self._block].tobytes()
             self._cut.append(SoundBlock(self._number, begins_s, self._given > 0, data))
+            if len(self._cut) > self._max_taken + self._max_ahead:  # `take` would drop it
+                self._cut.popleft()
+                self.counts["sound_dropped"] += 1
             self._number += 1
             self._given += self._block
             waiting = waiting[self._block :]

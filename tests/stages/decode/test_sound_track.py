@@ -14,6 +14,7 @@ from framegate.pipeline.contracts.source import SOUND_MOST_S, SOUND_RATE, Reques
 from framegate.stages.decode.file import FileSource
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.packet_stream import PacketStream
+from framegate.stages.decode.sound import SoundTap
 from tests.support import footage
 from tests.support.footage import Track
 
@@ -151,6 +152,20 @@ def test_a_frame_carries_no_more_than_is_kept(tmp_path: Path) -> None:
     assert counts["sound_dropped"] == 39 - most
     numbers = [block.number for _, sound in frames for block in sound]
     assert (numbers[0], numbers[-1]) == (39 - most, 39)
+
+
+def test_sound_without_pictures_does_not_grow(tmp_path: Path) -> None:
+    path = footage.write_sounding(
+        tmp_path / "a.mkv", Track("pcm_s16le", 8000, seconds=60.0), pts_s=[0.0]
+    )
+    most = int(SOUND_MOST_S)
+    with av.open(str(path)) as given:
+        tap = SoundTap(given.streams.audio[0], SOUND_RATE)
+        for packet in given.demux(audio=0):
+            tap.hear(packet)
+        assert tap.counts["sound_dropped"] == 60 - most - most // 2
+        assert [block.number for block in tap.take(None)] == list(range(60 - most, 60))
+    assert tap.counts["sound_dropped"] == 60 - most
 
 
 @pytest.mark.parametrize("is_heard", [True, False])
