@@ -163,16 +163,20 @@ class HeavyLooker:
         self.precision = nearest(precision or policy.load("heavy").precision)
         cache_dir = compiled_here(user_cache())
         self._whole = detector.load("heavy", self.precision, threads, cache_dir=cache_dir)
-        self._part = _part_detector(self.precision, threads)
+        self._threads = threads
         self.models = self._whole.models
         self.policy = self._whole.policy_id
-        for using in (self._whole, self._part):
-            using.warm_up(640, 360)
+        self._whole.warm_up(640, 360)
+
+    @functools.cached_property
+    def _part(self) -> Detector:
+        """The networks for parts of frames. No shipped stage asks about a part."""
+        return _part_detector(self.precision, self._threads)
 
     def look(self, questions: Sequence[QueryMessage]) -> list[Predictions | None]:
         """Return the predictions on each picture, in source pixels; None for a damaged picture."""
         predictions: list[Predictions | None] = [None] * len(questions)
-        for using, takes_parts in ((self._whole, False), (self._part, True)):
+        for takes_parts in (False, True):
             pictures: dict[int, Picture] = {}
             for row, question in enumerate(questions):
                 is_part = question.part is not None
@@ -180,6 +184,11 @@ class HeavyLooker:
                     picture = _decoded(question)
                     if picture is not None:
                         pictures[row] = picture
+            if not pictures:
+                continue
+            using = self._whole
+            if takes_parts:
+                using = self._part
             detected = using.detect(list(pictures.values()))
             for (row, picture), boxes in zip(pictures.items(), detected, strict=True):
                 rect = shown_rect(questions[row].form, questions[row].part)

@@ -82,6 +82,8 @@ def test_it_looks_with_the_precision_of_who_asks(frame: tuple[Form, bytes]) -> N
     assert other.precision == "f32"
     assert other.policy == detector.load("heavy", "f32").policy_id
     assert all("f32" in model for model in other.models)
+    other.look([asked(frame)])
+    assert "_part" not in vars(other)  # 36 MB that no shipped stage needs
     [whole, part] = other.look([asked(frame), asked(frame, (100, 60, 400, 260))])
     assert whole is not None
     assert part is not None
