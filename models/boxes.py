@@ -88,7 +88,7 @@ class Boxes:
 
     xyxy       float32 (N, 4)  left, top, right, bottom in pixels of the source picture
     scores     float32 (N,)    0..1
-    class_ids  int32   (N,)    index into `coco.LABELS`
+    class_ids  int32   (N,)    index into the labels of the detector, usually `coco.LABELS`
     features   int8    (N, F)  values that the network computed of each; None: unknown
 
     N = 0 means that a detector looked and found nothing. Safe to share between threads. Raises

@@ -21,7 +21,7 @@ class ArrayMismatch(ModelError, ValueError):
 
 
 class ModelUnreadable(ModelError):
-    """A weight file that is missing, or whose bytes differ from the manifest."""
+    """A model file that is missing, differs from its manifest, or has an unknown format."""
 
     def __init__(self, path: Path, expected: str, actual: str) -> None:
         super().__init__(f"{path}: expected {expected}, found {actual}")

@@ -160,8 +160,9 @@ def from_bgr(bgr: ByteArray) -> Picture:
 class NetworkInput:
     """A picture at model size, or a rectangle of it. Read-only and safe to share between threads.
 
-    bgr           uint8 (h, w, 3), order B, G, R; h and w are multiples of 32; padded with black
-                  on the right and at the bottom
+    bgr           uint8 (h, w, 3), order B, G, R. `inner` may be smaller than it: a shipped network
+                  gets black on the right and at the bottom, up to a multiple of 32, other models
+                  what `registry.open` adds
     inner         (width, height) of the whole picture at this size, without padding
     source        (width, height) of the source picture
     offset        (left, top) of `bgr` in the whole prepared picture

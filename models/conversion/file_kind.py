@@ -198,7 +198,7 @@ def kind_of(path: Path) -> dict[str, Any]:
         raise ModelRefused(path, f"weights without a network; allowed: {KINDS}")
     if path.suffix == ".onnx":
         return _onnx(path)
-    raise ModelRefused(path, f"its bytes and name are of no known kind; allowed: {KINDS}")
+    raise ModelRefused(path, f"unknown file type; allowed: {KINDS}")
 
 
 def _zip(path: Path) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def _zip(path: Path) -> dict[str, Any]:
         return {"kind": "torchscript", "needs": []}
     if "data.pkl" in names:
         raise ModelRefused(path, PICKLE)
-    raise ModelRefused(path, f"a zip of no known kind; allowed: {KINDS}")
+    raise ModelRefused(path, f"a zip archive of an unknown type; allowed: {KINDS}")
 
 
 def _check_export(path: Path, members: list[zipfile.ZipInfo]) -> None:

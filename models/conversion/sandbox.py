@@ -139,9 +139,9 @@ def why_ended(code: int, printed: str, limits: SandboxLimits) -> str:
         excess = _SIGNALS.get(signal.Signals(-code))
         if excess is not None:
             return "reading it needs " + excess.format(**asdict(limits))
-        return f"it crashes its reader ({signal.Signals(-code).name})"
+        return f"the program that reads it crashed ({signal.Signals(-code).name})"
     last_line = (printed.strip().splitlines() or ["no message"])[-1]
-    return f"its reader ended with code {code}: {last_line[:300]}"
+    return f"the program that reads it ended with code {code}: {last_line[:300]}"
 
 
 def _no_memory(limit: int) -> str:

@@ -163,7 +163,7 @@ def _by_option_alone(
     if any(guess.format == name for guess in candidates(ports, size, None)):
         return []
     order = tuple(range(len(ports)))
-    return [FormatGuess(name, order, n_classes or 0, "nothing else supports it")]
+    return [FormatGuess(name, order, n_classes or 0, "only --format names it")]
 
 
 def _misfit(ports: Sequence[Port], size: Size, n_classes: int | None, wishes: Wishes) -> str:
@@ -202,7 +202,7 @@ def _options(
             "coco  the ids of COCO, 1 to 90 (80 classes)",
             "N,N,N the label of each class",
         ]
-        question = f"{file} gives labels, but not how they count"
+        question = f"{file} does not state the number of its first class"
         raise Undecided(question, answers, "--class-numbers")
     if chosen.format == "ssd_deltas" and "aspect_ratios" not in options:
         answers = [

@@ -239,7 +239,7 @@ def _measured(tried: Tried, cores: int, budget_s: float) -> Choice:
     notes = [f"{each.device}: {each.ms:.1f} ms a picture" for each in chosen if each is not best]
     notes += [f"{error.device}: {error.reason}" for error in refused]
     if not tried.devices:
-        notes = ["there is no other"]
+        notes = ["this machine has no other device"]
     return replace(best, note="; ".join(notes))
 
 

@@ -42,7 +42,7 @@ def quantised(
     weight_bits: Literal[7, 8] = 7,
     accurate_bias: bool = False,
 ) -> ov.Model:
-    """`model` with weights and activations of 8 bits, its ranges taken from `inputs`.
+    """Return `model` with weights and activations of 8 bits, its ranges taken from `inputs`.
 
     inputs         uint8 (1, H, W, 3) as the network takes them, at least one
     float_layers   names of operations that stay as they are
@@ -106,12 +106,12 @@ class Chosen:
 
     @property
     def best(self) -> QuantisedNetwork:
-        """The one that surely agrees most."""
+        """The network whose agreement has the highest lower end."""
         return max(self.candidates, key=lambda one: one.agreement.low)
 
     @property
     def accepted(self) -> QuantisedNetwork | None:
-        """The best, if it agrees enough."""
+        """The best network if it agrees enough; otherwise None."""
         return self.best if self.best.agreement.low >= self.least else None
 
 
@@ -125,19 +125,19 @@ def choose(
     on_candidate: Callable[[QuantisedNetwork], None] = lambda _: None,
     begin: Callable[[str], None] = lambda _: None,
 ) -> Chosen:
-    """Quantises `model`, with ever more of its noisiest layers float, until it agrees enough.
+    """Quantise `model`, with more and more of its noisiest layers float, until it agrees enough.
 
     The first share is tried in any case: a few noisy layers, such as the arithmetic of boxes at the
     end, cost no time as floats, and their noise may be too small for overlaps of a half to show.
 
     calibrating, judging   uint8 (1, H, W, 3), two sets that share no frame
-    decode   the outputs without their batch axis -> boxes that a user would see
-    least    0..1: the lower end of the agreement's 95 % interval is to reach it
+    decode   outputs without their batch axis -> boxes that a user would see
+    least    0..1, which the lower end of the agreement's 95 % interval must reach
     shares   of the layers that stay float, ascending, the first 0
     on_candidate  called with each candidate
     begin    called with the name of each long step as it begins
 
-    Raises NotInstalled, ValueError when nothing is there to judge on.
+    Raises NotInstalled, NotQuantised, and ValueError without judging frames.
     """
     if not judging:
         raise ValueError("no frames to judge on")
@@ -163,14 +163,14 @@ def choose(
 
 
 def _counts(n_layers: int, shares: Sequence[float]) -> list[int]:
-    """Ascending numbers of layers, none twice."""
+    """Return ascending numbers of layers, none twice."""
     return sorted({math.ceil(share * n_layers) for share in shares})
 
 
 def answers(
     model: ov.Model, inputs: Sequence[ByteArray], decode: ReadOutputs, precision: Any = "f32"
 ) -> Iterator[Boxes]:
-    """Boxes of each input, uint8 (1, H, W, 3)."""
+    """Yield the boxes of each input, uint8 (1, H, W, 3)."""
     request = _request(model, threads=2, precision=precision)
     for one in inputs:
         request.infer([one])
@@ -178,7 +178,10 @@ def answers(
 
 
 def times(models: Sequence[ov.Model], one: ByteArray, threads: int = 1) -> list[float]:
-    """Median milliseconds of an inference of each, in turn: a change of load meets all alike."""
+    """Return median milliseconds of an inference of each model.
+
+    They run in turn, so that a change of load affects all alike.
+    """
     requests = [_request(model, threads) for model in models]
     taken = np.zeros((_ROUNDS + 2, len(requests)))
     for row in taken:
@@ -190,7 +193,7 @@ def times(models: Sequence[ov.Model], one: ByteArray, threads: int = 1) -> list[
 
 
 def weight_bytes(model: ov.Model) -> int:
-    """Bytes of the numbers in it, as its file holds them."""
+    """Return the number of bytes of the constants in the file of a network."""
     constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
     return sum(node.get_byte_size() for node in constants)
 
@@ -203,7 +206,7 @@ def _request(model: ov.Model, threads: int, precision: Any = "f32") -> Any:
 
 
 def halve_exact_constants(model: ov.Model) -> ov.Model:
-    """Stores as float16 every constant that loses nothing by it: the weights, not the mean.
+    """Store every constant that loses nothing by it as float16: the weights, not the mean.
 
     OpenVINO's own compression rounds the mean and the deviation too, which moves class logits by
     up to .002.
@@ -282,7 +285,7 @@ def layer_errors(
 
 
 def _layers(quantised: ov.Model) -> list[Any]:
-    """Operations with a quantised input, in the order of computation."""
+    """Return the operations with a quantised input, in the order of computation."""
     return [
         node
         for node in quantised.get_ordered_ops()
@@ -298,7 +301,7 @@ def _is_quantised(node: Any) -> bool:
 
 
 def _quantised_alone(ours: Any, theirs: Any) -> Any:
-    """A copy of `theirs` on the exact inputs of `ours`, quantised on their way in."""
+    """Return a copy of `theirs` on the exact inputs of `ours`, quantised on their way in."""
     inputs = [_like(a, b) for a, b in zip(ours.inputs(), theirs.inputs(), strict=True)]
     return NodeFactory(_OPSET).create(theirs.get_type_name(), inputs, theirs.get_attributes())
 
@@ -328,7 +331,10 @@ def _source(port: Any) -> Any:
 
 
 def _sum_of(node: Any) -> Any:
-    """The layer's output with its bias: NNCF corrects biases for the noise before them."""
+    """Return the node of a layer's output with its bias.
+
+    NNCF corrects biases for the noise before them.
+    """
     followers = list(node.output(0).get_target_inputs())
     if "Convolution" in node.get_type_name() and len(followers) == 1:
         after = followers[0].get_node()
@@ -340,7 +346,7 @@ def _sum_of(node: Any) -> Any:
 def _run(
     model: ov.Model, nodes: Sequence[Any], inputs: Sequence[ByteArray]
 ) -> Iterator[list[npt.NDArray[np.float32]]]:
-    """Outputs of `nodes` for each input, by float arithmetic on the quantised numbers.
+    """Yield the outputs of `nodes` for each input, by float arithmetic on the quantised numbers.
 
     OpenVINO's own integers are no measure here: with tensors taken out between two layers its
     CPU plugin (2026.4, AVX2) gave numbers that it does not give for the network as it is.
@@ -363,7 +369,7 @@ def _energy(values: npt.NDArray[np.float32]) -> float:
 
 
 def _decibels(signal: Sums, noise: Sums) -> list[float]:
-    """At most 120; 0 for a layer without output."""
+    """Return ratios in decibels, at most 120; 0 for a layer without output."""
     floor = np.maximum(noise, signal * 10 ** (-_MOST_DB / 10))
     ratio = np.divide(signal, floor, out=np.ones_like(signal), where=signal > 0)
     return [float(db) for db in 10 * np.log10(ratio)]

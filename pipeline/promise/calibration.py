@@ -294,12 +294,13 @@ def verdict(judgement: Judgement, promise: Promise) -> str:
     lines = [
         f"{promised}: [escalate] doubt = {min(1.0, best.least):g} asks about {best.asked:.1%} of "
         f"frames "
-        f"(an oracle: {best.oracle:.1%}). A forecast for footage like this, no promise",
+        f"(an oracle: {best.oracle:.1%}). It is a forecast for similar footage, not a promise",
         *_budget(best),
     ]
     if not judgement.settings[-1].certified and judgement.lacking:
         lines.append(
-            f"With --frames {enough}{more} the next one is certified, too, if they are alike"
+            f"With --frames {enough}{more}, the next setting is certified, too, if the added "
+            "frames are alike"
         )
     if judgement.draws > _FAR * judgement.distinct:
         lines.append(

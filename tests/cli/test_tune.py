@@ -46,9 +46,9 @@ def test_which_classes_are_left(confirmed, merge, kept, merged) -> None:
 @pytest.mark.parametrize(
     ("confirmed", "merge", "words"),
     [
-        (("cars",), {}, "--classes cars: no label of it; there are labels of car, cell phone, tv"),
+        (("cars",), {}, "--classes cars: not seen in the footage, which has car, cell phone, tv"),
         (("tvs",), {}, "did you mean tv"),
-        (("car",), {"bus": "car"}, "--merge bus: no label of it"),
+        (("car",), {"bus": "car"}, "--merge bus: not seen in the footage"),
         (("car",), {"car": "tv", "tv": "car"}, "is itself merged into another class"),
         ((), {}, "no class is left; confirm at least one"),
     ],

@@ -188,8 +188,7 @@ def choice_of(
             if name not in known[option]:
                 near = did_you_mean(name, labels)
                 faults.append(
-                    f"{option} {name}: no label of it; there are labels of "
-                    f"{', '.join(labels)}{near}"
+                    f"{option} {name}: not seen in the footage, which has {', '.join(labels)}{near}"
                 )
     faults += [
         f"--merge {a}={b}: {b} is itself merged into another class"

@@ -22,13 +22,13 @@ on_files = settings(settings.get_profile("files"), deadline=None)
 @pytest.mark.parametrize(
     ("code", "told", "words"),
     [
-        (-signal.SIGSEGV, "", "it crashes its reader (SIGSEGV)"),
+        (-signal.SIGSEGV, "", "the program that reads it crashed (SIGSEGV)"),
         (-signal.SIGABRT, "terminate called\n what(): std::bad_alloc", "more than 1024 MiB of mem"),
         (1, "Traceback\nMemoryError", "reading it needs more than 1024 MiB of memory"),
         (-signal.SIGXCPU, "", "reading it needs more than 7 s of CPU time"),
         (-signal.SIGKILL, "", "reading it needs more memory than this machine has"),
-        (3, "one\nlast word", "its reader ended with code 3: last word"),
-        (0, "", "its reader ended with code 0: no message"),
+        (3, "one\nlast word", "the program that reads it ended with code 3: last word"),
+        (0, "", "the program that reads it ended with code 0: no message"),
     ],
 )
 def test_why_it_ended(code, told, words):

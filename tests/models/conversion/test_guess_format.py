@@ -152,9 +152,7 @@ def test_answers_decide():
     boxes = {"aspect_ratios": [[2]], "grids": [[50, 50]], "scales": [0.1, 0.2]}
     assert settled((1, 5000, 4), (1, 5000, 81), options=boxes).options == boxes
     # --format overrides a guess that only the shapes contradict.
-    assert (
-        settled((1, 3 * CELLS, 84), format="yolo").reasons[0].endswith("nothing else supports it")
-    )
+    assert settled((1, 3 * CELLS, 84), format="yolo").reasons[0].endswith("only --format names it")
 
 
 @pytest.mark.parametrize(

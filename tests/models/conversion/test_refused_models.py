@@ -92,7 +92,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
                  "reading it took more than 0.01 s"),
     "CPU time": (lambda tmp: ir(tmp / "net.xml"), {"limits": SandboxLimits(cpu_s=0)},
                  "reading it needs more than 0 s of CPU time"),
-    "neither": (word, {}, "its bytes and name are of no known kind; allowed: ONNX"),
+    "neither": (word, {}, "unknown file type; allowed: ONNX"),
     "a file that is not there": (lambda tmp: tmp / "no.onnx", {}, "No such file"),
     "a device": (lambda _: Path("/dev/zero"), {}, "no regular file"),
 }  # fmt: skip

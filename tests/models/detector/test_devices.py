@@ -179,7 +179,7 @@ def test_auto_passes_over_what_answers_otherwise_and_says_so(tmp_path: Path) -> 
 @no_gpu
 def test_auto_without_others_is_the_cpu() -> None:
     choice = precision_trial.run(None, 0.0, 1, precision_trial.light(AUTO))
-    assert (choice.device, choice.note) == (CPU, "there is no other")
+    assert (choice.device, choice.note) == (CPU, "this machine has no other device")
 
 
 @no_gpu

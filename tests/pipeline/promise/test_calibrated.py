@@ -37,7 +37,9 @@ def test_what_would_do_is_told_as_the_option_that_does_it() -> None:
     assert said(short)[0].endswith("--frames 299, and footage of more than 100 frames would do")
     [best, _, more] = said(footage(400, 3))
     assert best.startswith("1.00% at 95.0% confidence: [escalate] doubt = 0 asks about 100.0%")
-    assert more == "With --frames 628 the next one is certified, too, if they are alike"
+    assert more == (
+        "With --frames 628, the next setting is certified, too, if the added frames are alike"
+    )
 
 
 def test_asks_beyond_the_budget_are_told_with_the_keys_to_raise() -> None:
