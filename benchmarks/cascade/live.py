@@ -79,9 +79,14 @@ def measure(clip: GateClip, seconds: float, folder: Path, light_first: bool) -> 
 
 
 def config_text(url: str, escalates: bool) -> str:
-    """The packaged pipeline.toml with the camera as its source, and with its heavy pass or not."""
+    """The packaged pipeline.toml with the camera as its source, and with its heavy pass or not.
+
+    Without the exact cache: a short clip is played over.
+    """
     heavy = {"escalate": {"place": "local"}} if escalates else {}
-    return configuration.packaged({f"sources.{_SOURCE}": {"url": url}, **heavy})
+    return configuration.packaged(
+        {**configuration.NO_EXACT_CACHE, f"sources.{_SOURCE}": {"url": url}, **heavy}
+    )
 
 
 def _run(config: str, seconds: float) -> Response:

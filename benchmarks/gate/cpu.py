@@ -41,10 +41,13 @@ class Cost:
 
 
 def config_text(clip: GateClip, switch: Switch) -> str:
-    """The packaged pipeline.toml with the clip as its source; its gate, or none."""
+    """The packaged pipeline.toml with the clip as its source; its gate, or none.
+
+    Without the exact cache: one of the clips is played over.
+    """
     source = {f"sources.{_SOURCE}": {"url": str(clip.path), "pace": "realtime"}}
     gate = {"gate": {"mode": "off"}} if switch == "off" else {}
-    return configuration.packaged({**source, **gate})
+    return configuration.packaged({**configuration.NO_EXACT_CACHE, **source, **gate})
 
 
 def cost(clip: GateClip, seconds: float, first: Switch) -> Cost:

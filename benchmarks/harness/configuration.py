@@ -6,9 +6,14 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 Tables = Mapping[str, Mapping[str, Any]]  # keys and values of each table, by its dotted name
+
+# For footage that is played over, or that several cameras show: the exact cache would answer what
+# was seen before, which no real camera sends, and which no other program gets.
+NO_EXACT_CACHE: Final[Tables] = MappingProxyType({"cache": {"exact": False}})
 
 
 def packaged(changes: Tables) -> str:

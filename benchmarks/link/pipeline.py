@@ -103,10 +103,13 @@ def run_behind(
 
 
 def _config(camera: str, place: str, url: str) -> str:
-    """As it ships, with a promise over short periods: audits ask in every phase."""
+    """As it ships, with a promise over short periods: audits ask in every phase. Without the exact
+    cache, because the camera plays its clip over.
+    """
     # So short a period shows no smaller share than a half.
     promise = {"measure": "counts", "audited": 0.1, "frames": PERIOD, "alpha": 0.5}
     return configuration.packaged({
+        **configuration.NO_EXACT_CACHE,
         "escalate": {"place": place, "url": url},
         "promise": promise,
         f"sources.{SOURCE}": {"url": camera},

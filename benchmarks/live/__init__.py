@@ -5,11 +5,12 @@
     python -m benchmarks.live --data FOLDER --own NAME --registry FOLDER --clip CLIP.mp4 [--write]
 
 10 frames/s of H.264 at 640x360 and 1080p from one server process, whose CPU is not counted as ours
-but is spent on the same cores; all is as it comes, the gate included. Then the most cameras of each
-height are sought that are held: no frame dropped, and 99 % published within 500 ms of their
-arrival; of a busy scene (cameras_held), and of a quiet one (quiet_held). Roboflow's pipeline with
-the same network reads the same cameras in turn where --peers names a Python that has `inference`;
-its figures are null otherwise.
+but is spent on the same cores; all is as it comes, the gate included. Only the exact cache is off,
+because all cameras show the same clip. Then the most cameras of each height are sought that are
+held: no frame dropped, and 99 % published within 500 ms of their arrival; of a busy scene
+(cameras_held), and of a quiet one (quiet_held). Roboflow's pipeline with the same network reads the
+same cameras in turn where --peers names a Python that has `inference`; its figures are null
+otherwise.
 --own NAME, a model of --registry that was tuned or trained on what the cameras show (--clip): then
 that model and the light detector are measured in turn on the same
 cameras, with the packaged gate or as --gate says, and how many each holds; kept as live-own.json.

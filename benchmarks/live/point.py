@@ -63,9 +63,12 @@ class LivePoint:
 
 
 def config_text(urls: Sequence[str], detect: configuration.Tables = NO_CHANGES) -> str:
-    """The packaged pipeline.toml with these cameras as its sources, and changes of other tables."""
+    """The packaged pipeline.toml with these cameras as its sources, and changes of other tables.
+
+    Without the exact cache: all cameras show the same clip, one some seconds after another.
+    """
     cameras = {f"sources.{source(number)}": {"url": url} for number, url in enumerate(urls)}
-    return configuration.packaged({**cameras, **detect})
+    return configuration.packaged({**configuration.NO_EXACT_CACHE, **cameras, **detect})
 
 
 def source(number: int) -> str:

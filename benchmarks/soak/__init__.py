@@ -82,7 +82,9 @@ DROPS_EVERY_S = 1.0
 FILLED_AT = (0.35, 0.7)  # shares of the time after which the disk is full
 DROPPED_SHARE = 0.01
 _ADDRESS = re.compile(r"live page at http://([^\s:/]+):(\d+)")
+# Without the exact cache: all cameras show the same clip.
 CONFIG = """
+exact = false
 results_keep = 1000
 free_bytes = 16777216
 """

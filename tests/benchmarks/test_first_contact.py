@@ -9,10 +9,13 @@ import time
 import tomllib
 from pathlib import Path
 
+import av
+
 from benchmarks import first_contact
 from benchmarks.figure_tables import SHAPES
 from benchmarks.first_contact.running import PROGRAMS, Side, lines, running
 from benchmarks.harness import code_behind
+from tests.support.footage import steady, write_scene
 
 SPEAKS = """\
 import os, sys, time
@@ -74,6 +77,17 @@ def test_each_task_has_a_program_of_each_side() -> None:
         elif path.suffix == ".toml":
             tomllib.loads(path.read_text(encoding="utf-8"))
     assert set(paths) <= set(code_behind.code_behind("benchmarks.first_contact"))
+
+
+def test_no_frame_of_the_minute_repeats_another(tmp_path: Path) -> None:
+    clip = write_scene(tmp_path / "clip.mp4", steady(5), (96, 64))
+    minute = first_contact.brighter_rounds(clip, tmp_path / "minute.mp4", 3)
+    with av.open(str(minute)) as container:
+        shown = [frame.to_ndarray(format="yuv420p") for frame in container.decode(video=0)]
+    assert len(shown) == 15
+    assert len({frame.tobytes() for frame in shown}) == 15
+    brightness = [float(frame[:64].mean()) for frame in shown]
+    assert brightness[0] < brightness[5] < brightness[10]
 
 
 def test_a_figure_that_is_lacking_once_is_not_told() -> None:

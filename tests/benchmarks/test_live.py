@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -53,6 +54,11 @@ def test_growth_is_that_of_all_sources() -> None:
 def test_cameras_are_live_sources_of_the_packaged_configuration() -> None:
     config = read_config("benchmark", config_text(["rtsp://127.0.0.1:1/a.mkv?play_count=0"]))
     assert is_live(config.sources["camera0"].url or "")
+
+
+def test_what_another_camera_showed_before_is_not_answered_from_the_cache() -> None:
+    text = config_text(["rtsp://127.0.0.1:1/a.mkv?play_count=0"])
+    assert tomllib.loads(text)["cache"] == {"exact": False}
 
 
 def test_the_table_shows_a_peer_that_did_not_run_as_such() -> None:
