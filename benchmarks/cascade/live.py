@@ -1,17 +1,13 @@
 """Measure the latency of a clip's frames when a camera sends them at the rate of the clip.
 
 The clip is played by an RTSP server to `framegate run` as it ships, without a heavy model and with
-that of the same machine, in turn. Response is of each frame that is published, from when it
-was due to its publication, by one clock: waits behind another frame's answer count in full, and
-what is dropped is counted apart. A frame is due when the camera begins to send the next one, by the
-camera's own time stamps, because the server spreads the packets of a frame over its period. A frame
-of one packet arrives up to a period sooner, so its response is up to a period too low.
-`camera_mean_ms` is from the frame's own time stamp, with that period in it.
+that of the same machine, in turn. Response is of each frame that is published, from its own time
+stamp to its publication, by one clock: waits behind another frame's answer count in full, and what
+is dropped is counted apart. The server sends each frame at once at the time of its stamp.
 """
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections import Counter
@@ -45,7 +41,6 @@ class Response:
 
     escalated_mean_ms   of those with an answer; None without any
     escalated_p99_ms    the same
-    camera_mean_ms      of all, from their own time stamps
     arrival_p50_ms      from when the decoder had them, by the store's histogram: right to 12 %
     degraded            how many should have had one, by reason
     stamped             how many of all had the camera's own time; others count from their arrival
@@ -59,7 +54,6 @@ class Response:
     escalated: int
     escalated_mean_ms: float | None
     escalated_p99_ms: float | None
-    camera_mean_ms: float
     arrival_p50_ms: float
     degraded: dict[str, int]
     stamped: int
@@ -103,10 +97,8 @@ def _run(config: str, seconds: float) -> Response:
 
 
 def response(results: Sequence[Result], dropped: int, arrival_p50_ms: float) -> Response:
-    """Of these frames, two or more, in their order."""
-    periods = _periods_s(results)
-    own = [1e3 * (one.published - one.captured) for one in results]
-    late = [ms - 1e3 * period for ms, period in zip(own, periods, strict=True)]
+    """Of these frames, one or more."""
+    late = [1e3 * (one.published - one.captured) for one in results]
     asked = [ms for ms, one in zip(late, results, strict=True) if one.escalation == "done"]
     return Response(
         frames=len(results),
@@ -117,24 +109,10 @@ def response(results: Sequence[Result], dropped: int, arrival_p50_ms: float) -> 
         escalated=len(asked),
         escalated_mean_ms=round(statistics.fmean(asked), 2) if asked else None,
         escalated_p99_ms=round(percentile(asked, 0.99), 2) if asked else None,
-        camera_mean_ms=round(statistics.fmean(own), 2),
         arrival_p50_ms=round(arrival_p50_ms, 2),
         degraded=dict(Counter(one.degraded for one in results if one.degraded is not None)),
         stamped=sum(one.captured_from == "rtcp" for one in results),
     )
-
-
-def _periods_s(results: Sequence[Result]) -> list[float]:
-    """From each frame's time stamp to that of the next frame of the camera.
-
-    Where that one is not there, the median of all others.
-    """
-    steps = [
-        b.captured - a.captured if (b.epoch, b.seq) == (a.epoch, a.seq + 1) else None
-        for a, b in itertools.pairwise(results)
-    ]
-    known = statistics.median(step for step in steps if step is not None)
-    return [known if step is None else step for step in (*steps, None)]
 
 
 def _encode(clip: GateClip, path: Path, seconds: float) -> None:
