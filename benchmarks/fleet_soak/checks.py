@@ -129,22 +129,31 @@ def _median(values: Sequence[float]) -> float:
 class Silence:
     """Follows how long a source has no result while store, links and hosts are up.
 
+    Time in which something waits for its repair does not count, and does not begin it again.
+
     worst_s  the longest such time so far, and its source
     """
 
     def __init__(self, fleet: SoakFleet) -> None:
         """Look at nothing so far."""
         self._fleet = fleet
-        self._last: dict[str, tuple[int, float]] = {}
+        self._counts: dict[str, int] = {}
+        self._silent_s: dict[str, float] = {}
+        self._looked_s: float | None = None
         self.worst_s: tuple[float, str] = (0.0, "")
 
     def sample(self, now_s: float, is_whole: bool) -> None:
         """Look at all sources. is_whole: whether nothing waits for its repair"""
+        more_s = 0.0
+        if is_whole and self._looked_s is not None:
+            more_s = now_s - self._looked_s
+        self._looked_s = now_s
         for source, count in zip(self._fleet.sources, self._fleet.published(), strict=True):
-            before, since = self._last.get(source, (-1, now_s))
-            if count != before or not is_whole:
-                self._last[source] = (count, now_s)
-            self.worst_s = max(self.worst_s, (round(now_s - since, 1), source))
+            if count == self._counts.get(source):
+                self._silent_s[source] += more_s
+            else:
+                self._counts[source], self._silent_s[source] = count, 0.0
+            self.worst_s = max(self.worst_s, (round(self._silent_s[source], 1), source))
 
 
 class Recordings:
