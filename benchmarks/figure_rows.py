@@ -115,6 +115,7 @@ SOAK = (
     ("sources added", "guests.added", ""),
     ("checks that all frames are accounted for", "samples", ""),
     ("... that failed", "samples_unbalanced", ""),
+    ("frames not accounted for after the end", "unaccounted", ""),
     ("results published twice", "doubled", ""),
     ("recorded files lost", "recordings_lost", ""),
     ("idle connections to the HTTP port", "idle_connections", ""),

@@ -69,6 +69,7 @@ def _chosen() -> str:
     gate = _result("gate")
     ratios = [clip["cpu_ratio"] for clip in gate["clips"]]
     contact = _result("first_contact")
+    lost = soak.get("unaccounted", soak["samples_unbalanced"])  # results of before have no first
     rows = (
         (
             "cameras",
@@ -81,7 +82,7 @@ def _chosen() -> str:
             "half-an-hour-of-kills",
             f"{kills} processes killed in half an hour: duplicate results; frames that are lost "
             "and not counted",
-            f"{soak['doubled']}; {soak['samples_unbalanced']}",
+            f"{soak['doubled']}; {lost}",
             "-",
         ),
         (

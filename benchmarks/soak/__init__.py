@@ -12,8 +12,11 @@ each kind (`tests/support/cameras/hostile.py`) is there, too. Beside them all th
 - 1,400 connections to the HTTP port that say nothing (`strangers.py`);
 - a disk of the data folder's own that others fill twice, for 15 s each (`small_disk.py`).
 
-samples_unbalanced   samples in which the accounting of a source did not close; `doubled`: results
-                     that came twice
+samples_unbalanced   samples in which a source had more frames unaccounted for than may be in flight
+unaccounted          frames that are missing in the accounting after the end, when nothing is in
+                     flight
+doubled              results whose frame was published under another id, and ids that got another
+                     frame
 recordings_lost      recorded files that had a row in the index and are gone, though retention did
                      not remove them
 fsck                 exit code of `framegate fsck` after the run; 0: the data folder is consistent
@@ -68,7 +71,15 @@ from benchmarks.soak.guests import END_S, Guests
 from benchmarks.soak.odd_cameras import BAD_CLOCKS, odd_cameras
 from benchmarks.soak.small_disk import Ballast, small_disk
 from benchmarks.soak.strangers import LATE_S, Strangers
-from benchmarks.soak.watch import FLAT_SHARE, LOG_MB, Watch, counters_of, dropped_share, p99_by_span
+from benchmarks.soak.watch import (
+    FLAT_SHARE,
+    LOG_MB,
+    Watch,
+    counters_of,
+    dropped_share,
+    p99_by_span,
+    unaccounted,
+)
 from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.contracts import keys as keys
 from tests.support.cameras.hostile import KINDS, HostileCamera
@@ -246,6 +257,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         counters = counters_of(run, [*hostile, *BAD_CLOCKS])
         guests.stop()
         found = {"conditions": told, "minutes": given.minutes, "exit": _end(run)}
+        found |= {"unaccounted": unaccounted(run.folder, every)}
         found |= {"fsck": _fsck(run), "recordings_lost": sum(watch.recorded.lost().values())}
     if found["exit"]:
         print(run.log.read_text(encoding="utf-8")[-2000:], file=sys.stderr)
@@ -362,6 +374,7 @@ def bars(result: BenchmarkResult) -> list[Bar]:
         Bar("/healthz, longest, s", result.get("healthz_worst_s"), "<=", LATE_S),
         Bar("dropped of bursts, share", result.get("burst_dropped"), "<=", DROPPED_SHARE),
         Bar("samples in which the accounting did not close", result["samples_unbalanced"], "<=", 0),
+        Bar("frames not accounted for after the end", result.get("unaccounted"), "<=", 0),
         Bar("results that came twice", result["doubled"], "<=", 0),
         Bar("p99 beside hostile cameras, times without", ratio, "<=", 1.5),
     ]

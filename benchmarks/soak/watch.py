@@ -8,7 +8,7 @@ import statistics
 import time
 from bisect import bisect
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.store.admin import StoreAdmin
+from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.runs import Run
 
 SHAKEN_S = 8.0
@@ -38,6 +39,32 @@ class Drops(NamedTuple):
     dropped: int
 
 
+class Shown:
+    """Which frame of a camera each result of its stream has.
+
+    twice  results whose frame was published under another id, and ids that got another frame
+    """
+
+    def __init__(self) -> None:
+        self.last = ""
+        self.twice = 0
+        self._frames: dict[str, tuple[int, float | None]] = {}
+        self._ids: dict[tuple[int, float], str] = {}
+
+    def has(self, entry: str, result: Result) -> bool:
+        """Return whether this very result was seen before; otherwise note it."""
+        frame = result.epoch, result.pts
+        is_known = self._frames.get(entry) == frame
+        if is_known:
+            return True
+        is_other = entry in self._frames
+        self._frames[entry] = frame
+        if result.pts is not None:
+            is_other |= self._ids.setdefault((result.epoch, result.pts), entry) != entry
+        self.twice += is_other
+        return False
+
+
 class Watch:
     """Samples a run from outside: accounting, ids, latencies, and what it holds."""
 
@@ -47,10 +74,10 @@ class Watch:
         """
         self._run, self._sources, self._odd = run, tuple(sources), tuple(odd)
         self.recorded = Recorded(run.folder)
-        self._seen: dict[str, str] = {}
+        self._shown: dict[str, Shown] = {}
         self.latencies: list[tuple[float, float]] = []  # of those that stay: UNIX s, seconds
         self.samples: list[dict[str, float]] = []
-        self.results = self.doubled = self.unbalanced = self.unread = 0
+        self.results = self.unbalanced = self.unread = 0
         self.counters: dict[str, int] = {}
         self.drops: dict[str, list[Drops]] = {name: [] for name in odd}
 
@@ -97,20 +124,31 @@ class Watch:
             store.close()
             client.close()
 
+    @property
+    def doubled(self) -> int:
+        """Return how many results came twice."""
+        return sum(shown.twice for shown in self._shown.values())
+
     def _follow(self, client: Any, source: str) -> None:
-        """Read on in the published stream: ids only grow, or one came twice."""
-        entries = client.xrange(keys.results(source), f"({self._seen.get(source, '0')}")
-        frames = {entry: fields[b"d"] for entry, fields in entries if fields[b"k"] == b"frame"}
-        n_frames = sum(fields[b"k"] == b"frame" for _, fields in entries)
-        self.results += n_frames
-        self.doubled += n_frames - len(frames)
-        if source in self._sources:
-            for data in frames.values():
-                result = records.decode_versioned(data, Result)
-                if result.captured_from == "rtcp":
-                    self.latencies.append((result.captured, result.published - result.captured))
-        if entries:
-            self._seen[source] = entries[-1][0].decode()
+        """Read on in the published stream.
+
+        If the last entry of the previous look is gone, the store was set back. Then all is read.
+        """
+        shown = self._shown.setdefault(source, Shown())
+        key = keys.results(source)
+        since = "-"
+        if shown.last and client.xrange(key, shown.last, shown.last):
+            since = f"({shown.last}"
+        for entry, fields in client.xrange(key, since):
+            shown.last = entry.decode()
+            if fields[b"k"] != b"frame":
+                continue
+            result = records.decode_versioned(fields[b"d"], Result)
+            if shown.has(shown.last, result):
+                continue
+            self.results += 1
+            if source in self._sources and result.captured_from == "rtcp":
+                self.latencies.append((result.captured, result.published - result.captured))
 
     def slope(self, what: str) -> dict[str, Any]:
         """Mean, most, how much the peaks have grown from the first half to the second, and whether
@@ -172,9 +210,25 @@ def dropped_share(drops: Sequence[Drops], shaken: Sequence[float]) -> float | No
 
 def _balanced(counters: dict[str, int]) -> bool:
     """Law 4: what is in flight is neither negative nor more than credit and batches allow."""
+    return 0 <= _in_flight(counters) <= 64
+
+
+def _in_flight(counters: dict[str, int]) -> int:
     dropped = sum(n for name, n in counters.items() if name.startswith("dropped:"))
-    in_flight = counters.get("decoded", 0) - counters.get("published", 0) - dropped
-    return 0 <= in_flight <= 64
+    return counters.get("decoded", 0) - counters.get("published", 0) - dropped
+
+
+def unaccounted(folder: Path, sources: Iterable[str]) -> int:
+    """Return how many frames are neither published nor counted as dropped, nor the contrary, over
+    the sources of a run that has ended. folder: its data folder
+    """
+    embedded = EmbeddedStore(folder / "store", "everysec")
+    embedded.start()
+    try:
+        with closing(StoreAdmin(embedded.url)) as store:
+            return sum(abs(_in_flight(store.counters(source))) for source in sources)
+    finally:
+        embedded.stop()
 
 
 def _descriptors(pid: int) -> list[str]:

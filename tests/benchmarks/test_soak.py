@@ -11,11 +11,36 @@ from benchmarks.soak.watch import (
     LOG_MB,
     SHAKEN_S,
     Drops,
+    Shown,
     Watch,
     dropped_share,
     p99_by_span,
 )
+from framegate.pipeline.contracts.results import Result
 from tests.support.runs import Run
+
+
+def result(seq: int, pts: float | None, epoch: int = 1) -> Result:
+    return Result(
+        v=1, source="camera", epoch=epoch, seq=seq, pts=pts, captured=0.0, captured_from="rtcp",
+        published=0.0, width=64, height=48, outcome="detected", looked="whole", escalation="none",
+        reason="age", objects=(), models=(), age_s=0.0, scene=0,
+    )  # fmt: skip
+
+
+def test_a_frame_under_two_ids_and_an_id_with_two_frames_came_twice() -> None:
+    shown = Shown()
+    assert not shown.has("1-0", result(0, 0.0))
+    assert not shown.has("1-1", result(1, 0.2))
+    assert not shown.has("2-0", result(0, 0.2, epoch=2))
+    assert shown.has("1-1", result(1, 0.2))  # read again
+    assert shown.twice == 0
+    assert not shown.has("1-2", result(2, 0.2))
+    assert not shown.has("1-0", result(0, 0.1))
+    assert shown.twice == 2
+    assert not shown.has("3-0", result(0, None, epoch=3))
+    assert not shown.has("3-1", result(1, None, epoch=3))
+    assert shown.twice == 2
 
 
 def watch(**series: list[float]) -> Watch:
