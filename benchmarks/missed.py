@@ -236,7 +236,9 @@ REASONS: dict[tuple[str, str], Reason] = {
         "one network of one seed on cctv-highway-overlay, which is below the tuned detector",
         "next: more footage of this clip, and more than one seed",
     ),
-    ("link", ""): _LINK,
+    ("link", "workers: response"): _LINK,
+    ("link", "kserve_grpc: response"): _LINK,
+    ("link", "kserve_http: response"): _LINK,
     ("live", "busy cameras of 360"): Reason(
         "a camera of a busy scene takes .077 of a core (.057 of it detection), and its server .008 "
         "on the same machine, so 24 cameras need 2.0 of the 2 cores",

@@ -278,7 +278,9 @@ MEASURES = {"questions": questions, "pipeline": pipeline}
 
 
 def bars(result: BenchmarkResult) -> list[Bar]:
-    """What a question may weigh and cost, and how soon frames are answered over a whole line."""
+    """What a question may weigh and cost, how soon frames are answered over a whole line, and that
+    nothing is lost.
+    """
     coding = result["coding"]
     told = [
         Bar("JPEG: times fewer bytes", coding["jpeg"]["times_fewer_bytes"], ">=", FEWER),
@@ -286,8 +288,17 @@ def bars(result: BenchmarkResult) -> list[Bar]:
     ]
     for place, parts in result["places"].items():
         if "pipeline" in parts:
-            row = parts["pipeline"]["whole"]
-            told.append(Bar(f"{place}: response, mean ms", row["response_mean_ms"], "<=", 50.0))
+            row, accounts = parts["pipeline"]["whole"], parts["pipeline"]["all"]
+            are_valid = float(accounts["certificates_hold"]) if accounts["certificates"] else None
+            told += [
+                Bar(f"{place}: response, mean ms", row["response_mean_ms"], "<=", 50.0),
+                Bar(f"{place}: frames lost", abs(accounts["lost"]), "<=", 0),
+                Bar(f"{place}: results published twice", accounts["published_twice"], "<=", 0),
+                Bar(f"{place}: all certificates are valid", are_valid, ">=", 1),
+            ]
+        if "questions" in parts:
+            has_ended_once = float(parts["questions"]["all"]["ended_once"])
+            told.append(Bar(f"{place}: each question ended once", has_ended_once, ">=", 1))
     return told
 
 

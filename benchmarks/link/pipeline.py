@@ -200,9 +200,15 @@ def _accounts(found: Published, counters: dict[str, int]) -> dict[str, Any]:
         "published": n_published,
         "dropped": dropped,
         "lost": decoded - n_published - sum(dropped.values()),
-        "published_twice": len(found.positions) - len(set(found.positions)),
+        "published_twice": _published_twice(found.results),
         "failed": sum(result.outcome == "failed" for result in found.results),
     }
+
+
+def _published_twice(results: Sequence[Result]) -> int:
+    """Return how many results have the frame of an earlier one."""
+    frames = [(result.epoch, result.pts) for result in results if result.pts is not None]
+    return len(frames) - len(set(frames))
 
 
 def _bytes(standing: Standing) -> dict[str, Any]:
