@@ -230,7 +230,7 @@ BENCHMARK = Benchmark(
         "frames": Option(HOUR, 300),
         "seed": Option(0),
         "noise": Option(0.0, explanation="grey levels of a sensor's noise"),
-        "doubt": Option(0.1, explanation="[escalate] doubt"),
+        "doubt": Option(0.03, explanation="[escalate] doubt; .1 rang the alarm in another hour"),
         "cache": Option(cache_folder(), explanation="where answers of the heavy pass are kept"),
     },
     bars=bars,
