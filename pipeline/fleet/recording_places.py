@@ -7,11 +7,13 @@ can name the one that has a time. An entry stays when its slot ends: its files s
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -23,6 +25,8 @@ from framegate.pipeline.recording.index_tables import RecordingLost
 from framegate.pipeline.store.redis_client import connect, store_errors
 
 ANSWER_S = 2.0  # longest wait for a reply of the store
+
+_Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]  # of which the calendar has a date
 
 
 class RecordingPlace(msgspec.Struct, frozen=True):
@@ -40,8 +44,8 @@ class RecordingPlace(msgspec.Struct, frozen=True):
     host: str
     folder: str
     http: str
-    since: float
-    until: float
+    since: _Time
+    until: _Time
 
     @property
     def key(self) -> str:
@@ -127,7 +131,7 @@ def places_of(url: str, source: str) -> list[RecordingPlace]:
     """Return the places of a source in a store. StoreLost, StoreBusy, StoreRefused."""
     with store_errors(url), closing(connect(url, ANSWER_S)) as client:
         stored = client.hvals(keys.fleet_recordings(source))
-    return [msgspec.json.decode(each, type=RecordingPlace) for each in stored]
+    return _readable(stored)
 
 
 def all_places(url: str) -> list[RecordingPlace]:
@@ -139,6 +143,15 @@ def all_places(url: str) -> list[RecordingPlace]:
         for source in sources:
             pipe.hvals(keys.fleet_recordings(source))
         for stored in pipe.execute():
-            found = [msgspec.json.decode(each, type=RecordingPlace) for each in stored]
-            places += sorted(found, key=lambda each: (each.since, each.key))
+            places += sorted(_readable(stored), key=lambda each: (each.since, each.key))
+    return places
+
+
+def _readable(stored: Sequence[bytes]) -> list[RecordingPlace]:
+    """Return the places in these entries, without those that cannot be read."""
+    places = []
+    for entry in stored:
+        # MsgspecError, or UnicodeDecodeError: one faulty entry hides no other
+        with contextlib.suppress(msgspec.MsgspecError, ValueError):
+            places.append(msgspec.json.decode(entry, type=RecordingPlace))
     return places
