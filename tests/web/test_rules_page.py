@@ -20,6 +20,7 @@ from framegate.pipeline.config.snooze import Snooze
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.web.control import rules as control_rules
 from framegate.pipeline.web.control.live_config import config_routes
 from framegate.pipeline.web.control.rules import rule_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
@@ -124,6 +125,14 @@ def test_what_cannot_be_tried_says_why(
 ) -> None:
     answer = httpx.post(f"{url}/api/v1/rules/trial", json=asked, timeout=DEADLINE_S)
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_a_trial_that_takes_too_long_ends_also_if_no_rule_fires(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_rules, "TRIAL_S", -1.0)
+    answer = tried(url, rules(labels=["car"]))
+    assert (answer.status_code, "try a shorter span" in answer.json()["error"]) == (503, True)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -41,6 +41,7 @@ from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages.pages import page
 from framegate.pipeline.web.route_table import caller_of
 
+T = TypeVar("T")
 MAX_BYTES: Final = 256 << 10  # of the rules in a request
 MAX_FRAMES: Final = 50_000  # results of all sources in one trial
 MAX_EPISODES: Final = 1000
@@ -135,15 +136,12 @@ def _trial(store: str, asked: RulesTried, sources: Callable[[], Sequence[str]]) 
     due_mono = time.monotonic() + TRIAL_S
     with store_errors(store), closing(connect(store)) as client:
         entries = itertools.chain.from_iterable(
-            _stored(client, name, asked.span, MAX_FRAMES // len(names), tried) for name in names
+            _in_time(_stored(client, name, asked.span, MAX_FRAMES // len(names), tried), due_mono)
+            for name in names
         )
         with closing(Projection(None)) as projection:
             for source, position, changes in load_builtin("replay_events")(config, entries):
                 projection.take([EventEntry(source, position, None, None, changes)])
-                if time.monotonic() > due_mono:
-                    raise Refusal(
-                        503, f"the trial takes longer than {TRIAL_S:g} s; try a shorter span"
-                    )
             episodes, more = find(
                 projection.database, EpisodeFilter(), MAX_EPISODES, oldest_first=True
             )
@@ -159,6 +157,14 @@ def _config(asked: RulesTried) -> EventsConfig:
     if not config.rules:
         raise Refusal(400, "events.rules: there is no rule to try")
     return config
+
+
+def _in_time(entries: Iterator[T], due_mono: float) -> Iterator[T]:
+    """Yield the entries until `due_mono`. Refusal afterwards."""
+    for entry in entries:
+        if time.monotonic() > due_mono:
+            raise Refusal(503, f"the trial takes longer than {TRIAL_S:g} s; try a shorter span")
+        yield entry
 
 
 def _stored(
