@@ -120,7 +120,9 @@ async def first_response(
                 if response is not None:
                     return response, unanswered
         late = f"does not answer within {within_s:g} s; try later"
-        unanswered += [Refusal(503, f"{host} {late}") for host in [*asked.values(), *left]]
+        unanswered += [Refusal(503, f"{host} {late}") for host in asked.values()]
+        unasked = f"was not asked within {within_s:g} s; try later"
+        unanswered += [Refusal(503, f"{host} {unasked}") for host in left]
         return None, unanswered
     finally:
         await _abandoned(asked)
