@@ -70,6 +70,7 @@ from framegate.pipeline.web.openapi import (
 )
 from framegate.pipeline.web.route_table import caller_of
 
+MAX_RESULTS: Final = 20_000  # of one response, of all sources together: about 80 MB
 SCANNED: Final = 10_000  # entries of a source that one request may read
 HEARTBEAT_S: Final = 15.0
 LOOK_S: Final = 1.0  # between two checks for ended sources, and for a heartbeat
@@ -247,7 +248,7 @@ def _query(
         channel=channel,
         after=after,
         span=Span(_moment("from", asked.get("from")), _moment("to", asked.get("to"))),
-        limit=limit_of(asked),
+        limit=min(limit_of(asked), max(1, MAX_RESULTS // max(1, len(names or known)))),
     )
 
 

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.records import VERSION, Form, Record, SideOutput
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.web import api as web_api
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.control.rules import rule_routes
 from framegate.pipeline.web.limits import LIMITS, WebLimits
@@ -97,6 +98,18 @@ def test_all_are_read_page_by_page(api: httpx.Client, publisher: Publisher) -> N
             break
         told = page(api, source="door", after=told["next"], limit=20)
     assert found == [f"door=1-{n}" for n in range(50)] + [f"door=2-{n}" for n in range(7)]
+
+
+def test_a_response_has_a_bounded_number_of_results_of_all_sources(
+    api: httpx.Client, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_api, "MAX_RESULTS", 5)
+    publisher.results("door", 1, range(9))
+    publisher.results("yard", 1, range(2))
+    assert places(page(api, limit=9)) == ["door=1-7", "door=1-8", "yard=1-0", "yard=1-1"]
+    told = page(api, after="", limit=9)
+    assert (len(told["results"]), told["next"], told["more"]) == (4, "door=1-1,yard=1-1", True)
+    assert len(page(api, source="door", limit=9)["results"]) == 5
 
 
 def test_a_span_of_positions_or_times(api: httpx.Client, publisher: Publisher) -> None:
