@@ -52,7 +52,9 @@ class RequestLimit:
             await self._app(scope, receive, send)
             return
         if self._open >= self._max_requests:
-            busy = Refusal(503, f"all {self._max_requests} requests at once are in use; try later")
+            busy = Refusal(
+                503, f"{self._max_requests} requests are in progress, which is the limit; try later"
+            )
             await refused(busy)(scope, receive, send)
             return
         self._open += 1

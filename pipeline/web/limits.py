@@ -38,7 +38,8 @@ class WebLimits:
     connections  connections at once; a new one takes the place of the one that is idle longest
     requests     allowed requests under way at once; fewer than connections, so that one is idle
     streams      streams of events and of pictures at once, together
-    forwarded    requests that other hosts of the fleet answer at once
+    forwarded    requests that other hosts of the fleet answer at once; also the live pictures of
+                 other hosts, one for each open page and host
     clips        clips made and sent at once
     trials       trials of rules at once
     ask_s        seconds for which a connection may be idle, or take to send the head of a request
@@ -61,8 +62,9 @@ class WebLimits:
         """Return limits for a process that may open `descriptors` files.
 
         A connection takes one, and a stream one more for its connection to the store. A forwarded
-        request takes one for its connection to the other host. Half of the descriptors stay free
-        for the files and store connections of other requests.
+        request takes one for its connection to the other host, and so do live pictures of other
+        hosts. Half of the descriptors stay free for the files and store connections of other
+        requests.
         """
         connections = min(cls.connections, max(16, descriptors // 4))
         share = connections // 4
@@ -130,10 +132,11 @@ class AtOnce:
     def taken(self, address: str = "") -> Iterator[None]:
         """Occupy a place during the block. Refusal if all are taken."""
         if self._taken >= self._places:
-            raise Refusal(503, f"all {self._places} {self._users} at once are in use; try later")
+            reason = f"{self._places} {self._users} are in progress, which is the limit; try later"
+            raise Refusal(503, reason)
         if self._of_address is not None and self._taken_by[address] >= self._of_address:
-            users = f"{self._of_address} {self._users} at once of one address"
-            raise Refusal(503, f"all {users} are in use; try later")
+            users = f"{self._of_address} {self._users} of one address"
+            raise Refusal(503, f"{users} are in progress, which is the limit; try later")
         self._taken += 1
         self._taken_by[address] += 1
         try:
@@ -173,7 +176,10 @@ def check_origin(origin: str, hosts: Collection[str]) -> None:
     origin  the header of the request; "": it has none
     hosts   the HOST:PORT by which browsers may know this server
     """
-    host = urlsplit(origin).netloc
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:  # such as http://[
+        host = ""
     if not host or host not in hosts:
         raise Refusal(403, f"the origin {origin[:80]!r} is not this server")
 
@@ -202,7 +208,7 @@ async def posted(
         raise Refusal(408, f"the body was not sent within {body_s:g} s") from None
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refusal(400, f"{error}; /api/v1/openapi.json lists the allowed values") from None
 
 

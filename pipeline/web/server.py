@@ -191,7 +191,7 @@ def make_app(
     If the class for pictures cannot be loaded, the application has no pictures and logs the error.
     """
     frames = FrameViews(line)
-    forwarder = Forwarder(AtOnce(limits.forwarded, "requests to other hosts"))
+    forwarder = Forwarder(limits.forwarded)
     fleet = None
     if spec.slot:
         fleet = Fleet(spec.store, spec.slot, forwarder)

@@ -83,6 +83,9 @@ REQUESTS = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 )
+TRIAL = (
+    b"POST /api/v1/rules/trial HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+)
 SOURCE = RunSource("rtsp://127.0.0.1:9/none", name="gate", live=True)
 QUESTIONS = tuple(
     msgspec.json.encode(question) + b"\n"
@@ -142,6 +145,8 @@ def test_any_request_over_http_is_answered_or_hung_up_on() -> None:
     @given(data=data_like(*REQUESTS))
     @example(REQUESTS[0].replace(b"text/plain", b"application/openmetrics-text;version=x"))
     @example(REQUESTS[5].replace(b"\r\n4\r\n", b"\r\n4\r\n99"))
+    @example(TRIAL + b"Origin: http://[\r\nContent-Length: 2\r\n\r\n{}")
+    @example(TRIAL + b'Content-Length: 14\r\n\r\n{"source":"\xff"}')
     def target(data: bytes) -> None:
         _, port = RUNNING[0]
         answer = said_to(port, data, 0.05)

@@ -21,7 +21,7 @@ from framegate.pipeline.system.ports import own_address
 from framegate.pipeline.web.accounts.accounts import digest_of
 from framegate.pipeline.web.fleet import forward
 from framegate.pipeline.web.fleet.forward import Forwarder, OtherHost
-from framegate.pipeline.web.limits import AtOnce, Refusal
+from framegate.pipeline.web.limits import Refusal
 from framegate.pipeline.web.port import bound, outside_address
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.commands import Command, framegate, user_folder
@@ -323,7 +323,7 @@ def test_a_slot_states_only_an_address_that_other_hosts_reach() -> None:
 def test_the_forwarded_token_decides_and_a_silent_host_costs_no_more_than_the_deadline(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forwarder = Forwarder(AtOnce(1, "requests to other hosts"))
+    forwarder = Forwarder(1)
 
     def asked(http: str, path: str, token: str = TOKEN, reads: bool = True) -> Any:
         """Status of the response of this address, or the reason why there is none."""
@@ -335,7 +335,7 @@ def test_the_forwarded_token_decides_and_a_silent_host_costs_no_more_than_the_de
             response = await forwarder.answer(request, OtherHost("b", "there", http))
             try:
                 if not reads:
-                    with pytest.raises(Refusal, match="all 1 requests to other hosts"):
+                    with pytest.raises(Refusal, match="1 requests to other hosts are in progress"):
                         await forwarder.answer(request, OtherHost("b", "there", http))
                 return response.status_code
             finally:

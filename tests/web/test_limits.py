@@ -117,6 +117,32 @@ def test_a_body_that_comes_too_slowly_is_refused() -> None:
         assert httpx.post(f"http://127.0.0.1:{port}/take", json=[1, 2]).text == "[1, 2]"
 
 
+@pytest.mark.parametrize(
+    ("origin", "body", "status"),
+    [
+        ("http://[", b"[1]", 403),
+        ("", b'["\xff"]', 400),
+        ("", b"[" * 100_000, 400),
+        ("", b"[1", 400),
+    ],
+)
+def test_an_origin_or_a_body_that_cannot_be_read_is_refused(
+    origin: str, body: bytes, status: int
+) -> None:
+    async def take(request: Request) -> Response:
+        try:
+            return PlainTextResponse(str(await posted(request, list[Any], 1 << 20)))
+        except Refusal as error:
+            return refused(error)
+
+    headers = {"Content-Type": "application/json"}
+    if origin:
+        headers["Origin"] = origin
+    with serving([Route("/take", take, methods=["POST"])]) as port:
+        address = f"http://127.0.0.1:{port}/take"
+        assert httpx.post(address, content=body, headers=headers).status_code == status
+
+
 def test_a_newcomer_takes_the_place_of_who_is_idle_longest_and_of_nobody_else() -> None:
     more = threading.Event()
 

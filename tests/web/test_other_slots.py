@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 
 import pytest
 from starlette.requests import Request
@@ -118,6 +119,31 @@ def test_another_host_gets_only_the_cookie_of_the_session() -> None:
     assert "cookie: framegate_0a1b2c3d=value\r\n" in head
     assert "a-secret" not in head
     assert "cookie" not in exchanged("wiki=a-secret", reply)[0]
+
+
+def test_live_pictures_take_no_place_of_other_requests() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n1")
+        if b"/live" not in head:
+            writer.write(b"2")
+        await writer.drain()
+
+    async def ask() -> int:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as there:
+            at = OtherHost("b", "there", f"127.0.0.1:{there.sockets[0].getsockname()[1]}")
+            scope = {"type": "http", "method": "GET", "path": "/x", "headers": []}
+            request = Request({**scope, "query_string": b"", "server": ("here", 80)})
+            forwarder = Forwarder(1)
+            async with aclosing(forwarder.parts(request, at, "/live")) as pictures:
+                assert await anext(pictures) == b"1"
+                with pytest.raises(Refusal, match="1 live pictures of other hosts"):
+                    await anext(forwarder.parts(request, at, "/live"))
+                response = await forwarder.answer(request, at)
+                response.close()
+                return response.status_code
+
+    assert asyncio.run(ask()) == 200
 
 
 def test_the_login_page_of_another_host_is_no_answer() -> None:

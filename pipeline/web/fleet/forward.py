@@ -57,11 +57,15 @@ def is_forwarded(request: Request) -> bool:
 
 
 class Forwarder:
-    """Sends requests to other hosts, a limited number at once. Use it in one event loop."""
+    """Sends requests to other hosts, a limited number at once. Use it in one event loop.
 
-    def __init__(self, places: AtOnce | None = None) -> None:
-        """places: the limit of requests under way."""
-        self._places = places or AtOnce(LIMITS.forwarded, "requests to other hosts")
+    Live pictures have a limit of their own: pages that stay open take no place of other requests.
+    """
+
+    def __init__(self, places: int = LIMITS.forwarded) -> None:
+        """places: the requests at once, and as many for live pictures."""
+        self._places = AtOnce(places, "requests to other hosts")
+        self._live = AtOnce(places, "live pictures of other hosts")
 
     async def answer(
         self,
@@ -82,6 +86,7 @@ class Forwarder:
         if query:
             target += f"?{query}"
         with contextlib.ExitStack() as held:
+            held.enter_context(self._places.taken())
             exchange = await self._asked(request, at, target, body, held, places)
             return Streamed(
                 exchange.parts(), "", held.pop_all(), exchange.status, exchange.headers()
@@ -90,11 +95,12 @@ class Forwarder:
     async def parts(
         self, request: Request, at: OtherHost, target: str
     ) -> AsyncGenerator[bytes, None]:
-        """Yield the body of another host's response to a GET of `target`, in parts of any size.
+        """Yield the body of another host's live pictures at `target`, in parts of any size.
 
         Refusal as in `answer`, and if its status is not 200.
         """
         with contextlib.ExitStack() as held:
+            held.enter_context(self._live.taken())
             exchange = await self._asked(request, at, target, b"", held, ())
             if exchange.status != 200:
                 raise Refusal(503, f"{at}: status {exchange.status}")
@@ -111,7 +117,6 @@ class Forwarder:
         places: Sequence[RecordingPlace],
     ) -> _Exchange:
         """Send the request, and return its exchange, which `held` closes, with its head."""
-        held.enter_context(self._places.taken())
         headers = [(name, request.headers[name]) for name in _ASKED if name in request.headers]
         headers += _own_cookies(request)
         headers += [("host", at.http), (FORWARDED, "1"), ("connection", "close")]
