@@ -101,7 +101,10 @@ class Subscription(Generic[Read]):
             retry = Retry(NoBackoff(), 0)
             client = redis.Redis.from_url(leg.url, socket_timeout=ANSWER_S, **_options(retry))
             self._clients[leg.url] = client
-        return list(_pipe(self._clients[leg.url], leg).execute(raise_on_error=False))
+        replies = list(_pipe(self._clients[leg.url], leg).execute(raise_on_error=False))
+        if _is_former_primary(replies):
+            self._clients.pop(leg.url).close()
+        return replies
 
     # -- asyncio: the same methods with `await`
 
@@ -159,7 +162,10 @@ class Subscription(Generic[Read]):
         # cancellation in the step in which the write completes, so the timeout is here instead.
         async with asyncio.timeout(ANSWER_S):
             pipe = _pipe(self._async_clients[leg.url], leg)
-            return list(await pipe.execute(raise_on_error=False))
+            replies = list(await pipe.execute(raise_on_error=False))
+        if _is_former_primary(replies):
+            await self._async_clients.pop(leg.url).aclose()
+        return replies
 
 
 def _result_of(given: Given) -> Any:
@@ -175,6 +181,14 @@ def _pipe(client: Any, leg: Leg) -> Any:
     for command in leg.commands:
         pipe.execute_command(*command)
     return pipe
+
+
+def _is_former_primary(replies: list[Any]) -> bool:
+    """Return whether a group cannot use this connection: the server is a replica now.
+
+    The URL may lead to another server meanwhile, also while this connection stays open.
+    """
+    return any(isinstance(reply, redis.ReadOnlyError) for reply in replies)
 
 
 def _options(retry: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ killed and the replica promoted.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from framegate import subscribe
 from framegate.cli.setup import check as checking
 from framegate.cli.setup import measured_rates
 from framegate.pipeline.config.config import find_config, read_config
@@ -48,6 +50,7 @@ from tests.support import footage
 from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.commands import Command, Reader, user_folder
 from tests.support.fleets import Fleet
+from tests.support.published import Publisher
 from tests.support.replicated import Door, Trio, trio
 from tests.support.runs import wait_until
 from tests.support.stream_checker import checked
@@ -421,6 +424,38 @@ def test_a_run_continues_after_a_planned_failover(tmp_path: Path, servers: Trio)
         wait_until("frames pass", lambda: client.xlen(keys.results(CAM)) > 10)
         servers.hand_over()
         ends_whole(run, servers)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_group_reads_and_acknowledges_after_a_planned_failover(
+    tmp_path: Path, servers: Trio, is_async: bool
+) -> None:
+    """Its connection to the former primary stays open."""
+    servers.begin_anew()
+    door = Door(tmp_path / "door", servers)
+    Publisher(door).results(CAM, 1, range(2))
+    group = subscribe(door.url, [CAM], "earliest", group="counters", consumer="one")
+
+    def read() -> int:
+        result = next(group)
+        group.ack(result)
+        return result.seq
+
+    async def aread() -> int:
+        result = await anext(group)
+        await group.aack(result)
+        return result.seq
+
+    async def steps() -> None:
+        for seq in range(4):
+            if seq == 2:
+                servers.hand_over()
+                Publisher(door).results(CAM, 1, range(2, 4))
+            assert (await aread() if is_async else read()) == seq
+        await group.aclose()
+
+    with closing(door):
+        asyncio.run(steps())
 
 
 def test_the_embedded_store_has_no_replicas() -> None:

@@ -11,6 +11,7 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.records import VERSION, End, Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.replicated import Door
 
 
 def result(source: str, epoch: int, seq: int) -> Result:
@@ -40,7 +41,7 @@ def result(source: str, epoch: int, seq: int) -> Result:
 class Publisher:
     """Writes to the store as a run would."""
 
-    def __init__(self, store: EmbeddedStore) -> None:
+    def __init__(self, store: EmbeddedStore | Door) -> None:
         self.client = redis.Redis.from_url(store.url, protocol=2)
         self.client.set(keys.IDENTITY, "the first")
 
