@@ -103,9 +103,7 @@ def snooze(ask: AskConfig, what: Snoozed, until: float, now: float) -> EditableC
         at = f"{until:.15g}"
         if abs(until) < 1e11:
             at = datetime.fromtimestamp(until).isoformat(" ", "seconds")
-        raise RequestRefused(
-            f"the snooze would end at {at}; it must end at least 3 s from now, and at most 366 days"
-        )
+        raise RequestRefused(f"the snooze would end at {at}; it must end 3 s to 366 days from now")
 
     def change(config: EditableConfig) -> list[ConfigChange]:
         before = _snooze_of(config, what)

@@ -28,7 +28,9 @@ RecordedSize = tuple[int, int]
 
 STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 REFUSED_FAILURES = 40  # the backoff after a refused login, as if so many attempts had failed
-CLOSED_FOR_OTHERS = "this host cannot reach the store, so it closed the connection for other hosts"
+CLOSED_FOR_OTHERS = (
+    "this host cannot reach the store, so it closed the stream, which another host may open"
+)
 
 
 @dataclass(frozen=True, slots=True)

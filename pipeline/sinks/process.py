@@ -133,7 +133,7 @@ def check_receiver(name: str, config: SinkConfig) -> str:
     if config.kind != "heartbeat":
         receiver_of(name, SinksSpec("check", "check", "", {name: config})).close()
     if config.kind == "notify":
-        return "Apprise knows all services; no connection was tried"
+        return "Apprise knows all services of its URLs; no connection was tried"
     url = urlsplit(config.place(name))
     port = url.port or PORTS[url.scheme]
     try:

@@ -156,8 +156,8 @@ class StoreAdmin:
                     by = f" (now: {details[0].decode()})"
                 raise TakenOver(
                     f"source {source}: another run took it over{by}; this one does not take it "
-                    "back by itself. To have it here again, framegate remove it there; or begin a "
-                    "run with another -d and --take-over"
+                    "back by itself. To have it here again, run framegate remove in the other "
+                    "run, or start a run with another -d and --take-over"
                 )
             self._client.hset(keys.SOURCES, source, name)
             # Read after the claim: no run forgets an owned source with its epochs.
