@@ -85,8 +85,8 @@ class WorkersConfig:
     shards  maximum number of workers that run all stages of the main path, each for its share of
             the sources. Default: one per core, or none if `[placement]` names a stage of that path.
             0: three workers, ingest, infer and publish, each for all sources
-    fill    number of cameras, and of files at real time, that a shard gets before the next shard
-            starts. Further sources, and each file at full speed, go to the shard that has the
+    fill    number of cameras, and of files with pace realtime, that a shard gets before the next
+            shard starts. Further sources, and each file at full speed, go to the shard that has the
             fewest
     """
 

@@ -11,7 +11,8 @@ class TelemetryConfig:
     """`[telemetry]`: spans of OpenTelemetry, for a collector such as Jaeger or Tempo.
 
     trace_ratio  share of the frames whose way through the stages is sent as spans, such as 0.01.
-                 0: none. OTEL_EXPORTER_OTLP_ENDPOINT and its relatives name the collector
+                 0: none. OTEL_EXPORTER_OTLP_ENDPOINT names the collector, and the other variables
+                 OTEL_EXPORTER_OTLP_* are used too
     """
 
     trace_ratio: float = field(default=0.0, metadata={"least": 0.0, "most": 1.0})

@@ -52,7 +52,7 @@ class RuleState(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of a rule with a source.
 
     open      ids of the open episodes
-    episodes  number of episodes that began since the sink started
+    episodes  number of episodes that began since the sink was first used
     into, out  for a crossing: those of the episodes in each direction
     last      id of the episode that changed last; `label` and `value` are of it
     """

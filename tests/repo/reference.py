@@ -8,6 +8,7 @@ from the routes, commands from the parser. What a field means is told by the doc
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import textwrap
@@ -122,6 +123,8 @@ def _default(value: Any) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, float):
         return f"`{value:.15g}`"
+    if isinstance(value, tuple):
+        return f"`{json.dumps(value)}`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 
