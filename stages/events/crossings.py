@@ -178,7 +178,8 @@ def _passing_after(
 ) -> Passing | None:
     """Return the passing after a step of the track, or None if the track does not reach the line.
 
-    ranks  number of new passings of each rule in this frame
+    ranks  number of the tracks that reached the line of each rule in this frame; with the frame,
+           a rank is the identity of an episode
     """
     is_on_side = foot.smooth == foot.side and foot.raw == foot.side
     if passing is None and is_on_side and foot.lines.is_straight[foot.number]:
@@ -188,15 +189,17 @@ def _passing_after(
         return None
     key = foot.rule.key
     track = foot.track
+    rank = ranks.get(key, 0)
     if passing is None:
-        rank = ranks.get(key, 0)
         ranks[key] = rank + 1
         passing = Passing(key, track.number, rank, now.at, 0, False, -1, 0, (0, 0, 0, 0), ())
     is_met = meets or (smooth_meets and not passing.meets)
     if is_met and foot.before is not None:
+        ranks[key] = rank + 1
         passed_ms = now.ms - foot.before.last_ms
         passing = _replace(
             passing,
+            rank=rank,
             met=moment_before(now, (1 - share) * passed_ms),
             meets=passing.meets + meets,
             bridged=passed_ms > now.frame_ms,

@@ -61,7 +61,7 @@ class Passing(msgspec.Struct, frozen=True, array_like=True):
 
     key        key of the rule
     track      number of the track
-    rank       position among the tracks that reached the line in the same frame
+    rank       position among the tracks that reached the line in the frame of `met`
     met        moment of the last intersection of its path with the line, set by the first frame
                beyond it
     meets      number of intersections since the track was clearly on its side

@@ -344,6 +344,23 @@ def test_a_label_that_flips_ends_nothing() -> None:
 # -- 7. Gaps.
 
 
+def test_two_tracks_that_reach_a_line_in_one_frame_are_two_episodes_however_often_they_met_it() -> (
+    None
+):
+    """The first one lingers on the line, and reaches it again as the second one does."""
+    approach = [316.0, 316.4, 316.8, 317.2, 317.6, 318.0, 318.4, 318.8]
+    lingers = [322, 322, 320.7, 322, 321.5, 321.5, 321, 321.5, 321, 319]
+    first = [*approach, *lingers, 322, 322, *[340.0] * 12]
+    second = [300.0] * 18 + [340.0] * 14
+    objects = []
+    for n, (x, other_x) in enumerate(zip(first, second, strict=True)):
+        objects.append(result([seen(1, (x, 180.0)), seen(2, (other_x, 250.0))], n))
+    starts = gate(objects)
+    assert [start.tracks for start in starts] == [(1,), (2,)]
+    assert [start.began.seq for start in starts] == [18, 18]
+    assert len({start.episode for start in starts}) == 2
+
+
 @pytest.mark.parametrize(("gap", "count"), [(50, 1), (100, 0)])
 def test_a_crossing_in_a_short_gap_counts_and_says_so(gap: int, count: int) -> None:
     before = [result([seen(1, (300.0, 180.0))], n) for n in range(10)]
