@@ -250,6 +250,8 @@ def _of_ended(
         track = ended.get(number)
         if rule is None or track is None:
             continue
+        if track.sightings < rule.config.min_sightings:
+            continue
         side = -track.sides[book.lines.index(key)]
         is_detected = passing.sightings >= _SIGHTINGS or (passing.sightings and passing.goes_on)
         if is_detected and passing.meets % 2 and _counts(book, rule, track, side, now):

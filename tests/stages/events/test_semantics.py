@@ -156,6 +156,13 @@ def test_who_ends_just_beyond_a_line_has_crossed_it() -> None:
     assert len(told(rules(GATE), objects, ends=True).of("gate", "start")) == 1
 
 
+def test_a_track_that_ends_beyond_a_line_needs_as_many_sightings_as_any_other() -> None:
+    walk = results({1: walking((280.0, 180.0), (40.0, 0.0), last=1.2)}, 8.0)
+    n_sightings = sum(bool(each.objects) for each in walk)
+    assert len(gate(walk, min_sightings=str(n_sightings))) == 1
+    assert gate(walk, min_sightings=str(n_sightings + 1)) == []
+
+
 def test_at_few_frames_a_second_one_sighting_beyond_is_enough_for_who_goes_on() -> None:
     """The clip ends as somebody has just stepped over: at four a second no second one came."""
     walk = [result([seen(1, (321.0 - 8 * (9 - n), 180.0))], n, pts=n / 4) for n in range(10)]
