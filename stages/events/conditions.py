@@ -105,6 +105,12 @@ class FrameView:
         """Return whether a network detected track `i` of this frame with the rule's score."""
         return self._sighted[i] and self.seen.objects[i].score >= rule.config.min_score
 
+    def is_scored(self, rule: Rule, track: Track) -> bool:
+        """Return whether the mean score of a track reaches that of the rule. The mean is steady:
+        with the score of each frame, a count would flicker. A track of an older state has no score.
+        """
+        return not 0 < track.score < round(rule.config.min_score * 10_000)
+
     def apart(self, rule: Rule, track: Track, other: Track) -> float:
         """Return the distance of two feet, in metres or in heights of the smaller track."""
         if rule.config.closer_m is not None:
@@ -209,6 +215,8 @@ def _count(view: FrameView, rule: Rule) -> Holding:
     possible = 0
     is_detected = False
     for i in view.matching(rule):
+        if not view.is_scored(rule, view.present[i]):
+            continue
         if view.present[i].sightings >= config.min_sightings:
             certain += 1
             is_detected = is_detected or view.is_sighting(rule, i)
@@ -217,7 +225,8 @@ def _count(view: FrameView, rule: Rule) -> Holding:
     inside = view.inside(rule)[len(view.present) :]
     for track, was_inside in zip(view.absent, inside, strict=True):
         gone_ms = view.now.known_ms - track.known_ms
-        if was_inside and rule.is_about(track.label) and gone_ms <= rule.gap_ms:
+        is_counted = was_inside and rule.is_about(track.label) and view.is_scored(rule, track)
+        if is_counted and gone_ms <= rule.gap_ms:
             possible += track.sightings >= config.min_sightings
     certain_untracked, possible_untracked = _without_track(view, rule)
     certain += certain_untracked

@@ -329,6 +329,24 @@ def test_a_new_number_goes_on_with_what_the_lost_one_had() -> None:
     assert len(alone.of("there", "start")) == 2
 
 
+def scored(*scores: float) -> list[Result]:
+    """Results of two who stand still, one of them with these scores again and again."""
+    found = []
+    for n in range(100):
+        score = scores[n % len(scores)]
+        found.append(result([seen(1, (100.0, 180.0)), seen(2, (200.0, 180.0), score=score)], n))
+    return found
+
+
+@pytest.mark.parametrize(("limit", "n"), [("at_least = 2", 0), ("at_most = 1", 1)])
+def test_a_count_ignores_tracks_below_the_score_of_the_rule(limit: str, n: int) -> None:
+    text = f'{PLACES}[events.rules.some]\nwhen = "count"\narea = "left"\nmin_score = 0.5\n{limit}\n'
+    assert len(told(rules(text), scored(0.45)).of("some")) == n
+    assert len(told(rules(text), scored(0.5)).of("some")) == 1 - n
+    changes = told(rules(text), scored(0.6, 0.7, 0.4)).of("some")
+    assert len(changes) == 1 - n, "one low score of a track ends nothing"
+
+
 def test_two_who_swap_numbers_in_an_area_change_no_count() -> None:
     text = PLACES + '[events.rules.two]\nwhen = "count"\narea = "left"\nat_least = 2\n'
     before = results({1: standing(80.0, 180.0), 2: standing(140.0, 180.0)}, 2.0)
