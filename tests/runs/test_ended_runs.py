@@ -20,9 +20,10 @@ from framegate import subscribe
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.folder import RunFolder
+from framegate.pipeline.store.redis_client import ANSWER_S
 from tests.support import footage
 from tests.support.commands import Command, framegate, user_folder
-from tests.support.runs import children, environment, wait_until
+from tests.support.runs import children, environment, stop_process, wait_until
 
 pytestmark = pytest.mark.whole_run
 
@@ -194,6 +195,34 @@ def test_a_run_is_read_where_it_is_while_it_goes_on_and_once_it_was_killed(
     assert shown["state"] == "stopped"
     with subscribe(made / "data", start="earliest") as results:
         assert next(results).seq == 0
+
+
+def test_watch_waits_while_the_store_is_started_again(tmp_path: Path) -> None:
+    """The store hangs for longer than a command waits for a reply."""
+    hung_s = ANSWER_S + 3
+    made = user_folder(tmp_path / "user", more=f"[workers]\nhung_s = {hung_s}\n")
+    footage.write_scene(made / "long.mp4", footage.steady(6000))
+    (tmp_path / "watch").mkdir()
+    with (
+        Command(made, "run", "long.mp4", "-d", "data", "--pace", "realtime") as run,
+        Command(tmp_path / "watch", "watch", "--json", "-d", str(made / "data")) as watch,
+    ):
+        wait_until("it shows the source", lambda: "long" in watch.out)
+        stop_process(store_of(run))
+        run.says("the embedded store was silent")
+        lines = len(watch.out.splitlines())
+        wait_until("it shows it again", lambda: len(watch.out.splitlines()) > lines + 2)
+        run.interrupt()
+        assert run.wait().code == 0
+        ended = watch.wait()
+    assert ended.code == 0
+    assert ended.err == "framegate: the run has ended\n"
+
+
+def store_of(run: Command) -> int:
+    """Process id of a run's embedded server."""
+    found = children(run.process.pid).items()
+    return next(child for child, words in found if "valkey-server" in words[0])
 
 
 def test_without_a_folder_it_is_the_last_run_that_was_started_without_one(

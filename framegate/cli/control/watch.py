@@ -32,6 +32,7 @@ from framegate.pipeline.contracts.errors import (
     Exit,
     FramegateError,
     RunRefused,
+    StoreBusy,
     StoreLost,
     StoreRefused,
 )
@@ -39,7 +40,15 @@ from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.fleet.served_by import FleetNow, ServedBy, read_fleet
 from framegate.pipeline.run.ended import OpenedStore, open_store
-from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
+from framegate.pipeline.run.rpc import (
+    GetCounts,
+    GetStore,
+    NoRun,
+    Running,
+    StageCounts,
+    ask,
+    find_run,
+)
 from framegate.pipeline.store.redis_client import store_errors
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
@@ -176,21 +185,43 @@ def watch(
     with open_store(folder, store) as opened:
         viewer = Viewer(opened.url, opened.ended)
         try:
-            if as_json:
-                _print_lines(viewer, names, once, opened)
-            else:
-                _show_table(viewer, names, once, opened)
+            _show(viewer, names, as_json, once, opened)
         except KeyboardInterrupt:
             pass
-        except StoreLost:
-            if once:
-                raise
-            print("framegate: the run's store is gone, so the run has ended", file=sys.stderr)
         finally:
             viewer.close()
         if opened.ended:
             to_user.warning("%s", opened.how_it_goes_on())
     return Exit.DONE
+
+
+def _show(viewer: Viewer, names: list[str], as_json: bool, once: bool, opened: OpenedStore) -> None:
+    """Show the sources until the run ends. Wait while its store is started again."""
+    show = _print_lines if as_json else _show_table
+    while True:
+        try:
+            show(viewer, names, once, opened)
+            return
+        except (StoreLost, StoreBusy):
+            if once:
+                raise
+            if opened.folder is None:  # only the store is known
+                print("framegate: the store is gone; the run may have ended", file=sys.stderr)
+                return
+            if not _is_active(opened.folder):
+                print("framegate: the run has ended", file=sys.stderr)
+                return
+        time.sleep(EVERY_S)
+
+
+def _is_active(folder: Path) -> bool:
+    try:
+        ask(folder, GetStore(), PATIENCE_S)
+    except NoRun:
+        return False
+    except RunRefused:  # it is there, and has not replied in time
+        return True
+    return True
 
 
 def _look(viewer: Viewer, names: list[str]) -> list[View]:
