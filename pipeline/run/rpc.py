@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -241,14 +242,19 @@ class Running(msgspec.Struct, frozen=True):
 def announced(folder: Path, http: str | None = None) -> Iterator[None]:
     """Let other commands find this run for the length of the block, if a file can be written."""
     running = runs_folder() / "running"
-    file = running / f"{os.getpid()}.json"
+    # Containers that share a home folder have processes of the same id.
+    name = f"{os.getpid()}-{secrets.token_hex(4)}.json"
+    file = running / name
     descriptor = None
     with contextlib.suppress(OSError):
         running.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # The file is locked before others see it: they remove one that no supervisor has locked.
+        new = runs_folder() / f"{name}.new"
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         run = Running(os.getpid(), str(folder.absolute()), http)
         os.write(descriptor, msgspec.json.encode(run))
+        new.rename(file)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.run.rpc import NoRun, find_run
+from framegate.pipeline.run.rpc import NoRun, announced, find_run, runs_going_on
 
 ANNOUNCE = """
 import sys
@@ -66,6 +66,18 @@ def test_of_several_runs_the_one_of_the_current_directory_is_read(
     with pytest.raises(ConfigFaults, match="several runs") as several:
         find_run(None)
     assert str(other) not in str(several.value)
+
+
+def test_two_runs_with_the_same_process_id_are_both_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two containers have that share a home folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with announced(tmp_path / "a"), announced(tmp_path / "b"):
+        folders = {run.folder for run in runs_going_on()}
+    assert folders == {str(tmp_path / "a"), str(tmp_path / "b")}
+    assert runs_going_on() == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_home_folder_that_cannot_be_read_has_no_runs(
