@@ -12,6 +12,7 @@ as tokens do. A camera's URL loses its whole path, because any part of it may be
 from __future__ import annotations
 
 import re
+import threading
 from base64 import b64encode
 from collections.abc import Collection
 from typing import Final
@@ -48,6 +49,7 @@ _ENCODED: Final = 3  # levels of percent-encoding that are decoded
 
 _MIN_PATH: Final = 8  # a shorter path of a camera is a part of ordinary words
 
+_changing: Final = threading.Lock()  # of the two sets
 _known: frozenset[str] = frozenset()
 _places: frozenset[tuple[re.Pattern[str], str]] = frozenset()  # URLs of cameras, and replacements
 
@@ -149,7 +151,8 @@ def remember(secret: str) -> None:
     for text in (secret, unquote(secret), unquote_plus(secret)):
         forms |= {text, _quoted(text), _quoted(text, ""), quote_plus(text, errors="replace")}
     forms |= {repr(form)[1:-1] for form in forms}
-    _known |= {form for form in forms if len(form) >= LEAST}
+    with _changing:
+        _known |= {form for form in forms if len(form) >= LEAST}
 
 
 def _quoted(text: str, safe: str = "/") -> str:
@@ -175,7 +178,8 @@ def remember_camera(url: str) -> None:
         inside = rf"{re.escape(f'{authority}/{folder}/')}[^\s'\")\]}}>,;:]*"
     else:
         inside = rf"{re.escape(f'{authority}/{path}')}(?!\w)"
-    _places |= {(re.compile(inside), f"{authority}/{HIDDEN}")}
+    with _changing:
+        _places |= {(re.compile(inside), f"{authority}/{HIDDEN}")}
     if folder and len(path) >= _MIN_PATH:
         remember(path)
 

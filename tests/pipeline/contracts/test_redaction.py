@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from threading import Thread
 from urllib.parse import quote, unquote
 
 import pytest
@@ -23,6 +25,27 @@ schemes = st.sampled_from(["rtsp", "rtsps", "http", "https", "redis", "rediss", 
 hosts = st.sampled_from(["cam", "10.0.0.7", "cam.example:554", "[::1]:8554", ""])
 paths = st.sampled_from(["", "/", "/live/1", "/a@b/c"])
 around = st.sampled_from(["{}", "'{}'", "<{}>: no answer", "cannot open {}, again in 2 s", "x={};"])
+
+
+def test_secrets_that_threads_remember_at_once_are_all_hidden() -> None:
+    secrets = [[f"{MARK}-{thread}-{n}" for n in range(200)] for thread in range(4)]
+
+    def remember_all(those: list[str]) -> None:
+        for secret in those:
+            remember(secret)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [Thread(target=remember_all, args=(those,)) for those in secrets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    text = " ".join(secret for those in secrets for secret in those)
+    assert MARK not in redacted(text)
 
 
 @given(schemes, users, raw, hosts, paths, around)
