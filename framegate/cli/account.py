@@ -227,8 +227,10 @@ def _remove(parsed: argparse.Namespace) -> Exit:
         if parsed.name not in known:
             near = did_you_mean(parsed.name, known)
             raise ConfigFaults([f"{parsed.file} has no account {parsed.name[:64]}{near}"])
-        table = re.compile(rf"^\[{parsed.name}\][^\n]*\n(?:(?!\[)[^\n]*\n?)*", re.MULTILINE)
-        left = table.sub("", text)
+        # The comments directly above the next table belong to that one.
+        next_table = r"(?:[ \t]*(?:#[^\n]*)?\n)*\["
+        table = rf"^\[{parsed.name}\][^\n]*(?:\n(?!{next_table})[^\n]*)*\n?(?:[ \t]*\n)*"
+        left = re.sub(table, "", text, flags=re.MULTILINE)
         if parsed.name in accounts_in(left, parsed.file):
             fault = f"{parsed.file}: [{parsed.name}] is written unusually; edit the file"
             raise ConfigFaults([fault])

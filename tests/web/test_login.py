@@ -288,12 +288,14 @@ def test_an_account_is_added_listed_and_removed(tmp_path: Path) -> None:
     assert listed.split() == ["wall", "viewer", "token", "door,", "yard"]
     typo = framegate(tmp_path, "account", "remove", "wal")
     assert "did you mean wall?" in typo.err
-    with_comment = "# the wall in the hall\n" + written.read_text(encoding="utf-8")
-    written.write_text(with_comment + '\n[other]\nrole = "admin"\n', encoding="utf-8")
+    above = '# the wall in the hall\n[wall]  # at noon\n# only\nrole = "viewer"\n\n'
+    below = '# the other\n\n# one\n[other]\nrole = "admin"\n'
+    written.write_text(above + below, encoding="utf-8")
     assert framegate(tmp_path, "account", "remove", "wall").code == 0
-    assert written.read_text(encoding="utf-8").split() == (
-        ["#", "the", "wall", "in", "the", "hall", "[other]", "role", "=", '"admin"']
-    )
+    assert written.read_text(encoding="utf-8") == "# the wall in the hall\n" + below
+    written.write_text(below + '\n[wall]\nrole = "viewer"', encoding="utf-8")
+    assert framegate(tmp_path, "account", "remove", "wall").code == 0
+    assert written.read_text(encoding="utf-8") == below + "\n"
 
 
 def test_accounts_that_are_added_at_once_are_all_in_the_file(tmp_path: Path) -> None:
