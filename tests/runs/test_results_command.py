@@ -25,7 +25,16 @@ from tests.support.runs import DEADLINE_S, environment
 pytestmark = pytest.mark.whole_run
 
 FRAMES = 60
-NUMBERS = '[stages.numbers]\nuse = "user_stages:Numbers"\ninput = "cache"\non_lag = "wait"\n'
+NUMBERS = """
+[stages.numbers]
+use = "user_stages:Numbers"
+input = "cache"
+on_lag = "wait"
+[stages.people]
+use = "user_stages:PeoplePerMinute"
+input = "cache"
+on_lag = "wait"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +135,9 @@ def test_what_a_stage_gave(folder: Path) -> None:
     assert [json.loads(line)["output"] for line in lines] == list(range(10))
     told = results(folder, "--stage", "numbers", "--source", "yard", "--to", "1-0").out
     assert told.splitlines()[-1].split()[-2:] == ["numbers", "0"]
+    head, last = results(folder, "--stage", "people", "--source", "yard").out.splitlines()
+    assert head.split()[0] == "time"
+    assert last.split()[:4] == ["end", "yard", "1-10", "people"], "it has no time"
 
 
 @pytest.mark.parametrize(("stage", "warned"), [("decode", True), ("detect", False)])

@@ -176,17 +176,24 @@ class _ResultLines:
         if sys.stdout.isatty():
             self._width = shutil.get_terminal_size().columns
         self._day: date | None = None
+        self._has_head = False
         self._source = len("source")
 
     def lines(self, each: Result | Output[Any]) -> Iterator[str]:
         """Yield the lines of one entry, after new headings and a new day if there are any."""
-        at = datetime.fromtimestamp(each.captured)
+        clock = "end"  # an output at the end of an epoch belongs to no frame
+        day = self._day
+        if each.captured:
+            at = datetime.fromtimestamp(each.captured)
+            clock = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
+            day = at.date()
         is_wider = len(each.source) > self._source
         self._source = max(self._source, len(each.source))
-        if self._day is None or is_wider:
+        if not self._has_head or is_wider:
+            self._has_head = True
             yield self._head("time", "source", "frame", "how", "objects")
-        if at.date() != self._day:
-            self._day = at.date()
+        if day != self._day:
+            self._day = day
             yield f"-- {self._day}"
         if isinstance(each, Output):
             how, text = each.stage, msgspec.json.encode(each.output).decode()
@@ -194,7 +201,6 @@ class _ResultLines:
             how, text = each.outcome, _objects(each)
             if each.camera_events:
                 text += f"; camera: {', '.join(each.camera_events)}"
-        clock = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
         head = self._head(clock, each.source, str(each.position), how, "")
         if not self._width or self._width - len(head) < _LEAST_TEXT:
             yield head + text
