@@ -345,6 +345,6 @@ def _run(data: Path | None) -> Finding:
 
 def _ports(config: Config) -> Finding:
     if config.store.listen is None:
-        return Finding("ports", "OK", "none to check: only --listen uses a fixed port")
+        return Finding("ports", "OK", "none to check: no readers of the store listen (--listen)")
     check_free(config.store.listen)
     return Finding("ports", "OK", f"free: {config.store.listen}")
