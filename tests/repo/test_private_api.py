@@ -42,8 +42,10 @@ def test_a_connection_of_redis_py_has_its_socket_in__sock(tmp_path: Path) -> Non
         assert taken.fileno() == -1
 
 
-def test_argparse_asks__check_value_and_keeps_options_in__option_string_actions() -> None:
-    """cli/main.py says which word was meant: of a command, of a choice, of an option."""
+def test_argparse_asks__check_value_and_keeps_what_it_reads_in_three_places() -> None:
+    """cli/main.py says which word was meant: of a command, of a choice, of an option. It refuses
+    words that a command without verbs does not take.
+    """
 
     class Parser(argparse.ArgumentParser):
         def _check_value(self, action: argparse.Action, value: object) -> None:
@@ -52,10 +54,13 @@ def test_argparse_asks__check_value_and_keeps_options_in__option_string_actions(
     asked: list[tuple[str, object]] = []
     parser = Parser()
     parser.add_argument("--pace", choices=("fast", "realtime"))
+    assert parser._subparsers is None
     parser.add_subparsers(dest="verb").add_parser("run")
+    assert parser._subparsers is not None
     parser.parse_args(["--pace", "slow", "run"])
     assert asked == [("pace", "slow"), ("verb", "run")]
     assert "--pace" in parser._option_string_actions
+    assert [action.dest for action in parser._actions] == ["help", "pace", "verb"]
 
 
 def test_uvicorn_serves_as_long_as_main_loop_goes_on() -> None:
