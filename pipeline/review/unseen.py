@@ -116,7 +116,7 @@ class Unseen(msgspec.Struct, frozen=True):
 
     since    begin of the span, UNIX seconds
     until    its end
-    knows    which records exist: `episodes` (needs rules), `recordings`
+    knows    which records exist: `episodes` (also: when sources were watched), `recordings`
     sums     times by source, kind, rule and reason; the longest first
     times    the newest times, the newest first, at most 1000
     more     whether earlier times are left out of `times`. With 5000 connections of cameras in the

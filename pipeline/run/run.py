@@ -183,9 +183,10 @@ def _token(
     needs_token = is_reachable or has_accounts
     token = find_token(config.http.token_file, os.environ, folder.path, make=needs_token)
     if has_accounts and token is None:
-        raise ConfigFaults(
-            [f"{TOKEN_ENV}=off: with [http] accounts_file, each request needs a token"]
-        )
+        place = f"{TOKEN_ENV}=off"
+        if config.http.token_file is not None:
+            place = f"http.token_file = {config.http.token_file!r}"
+        raise ConfigFaults([f"{place}: with [http] accounts_file, each request needs a token"])
     if listening is not None and is_reachable:
         port = listening.getsockname()[1]
         demand = "asks for no token"

@@ -191,7 +191,7 @@ def _slot_tasks(
 ) -> list[asyncio.Task[None]]:
     """Return the task that follows the plan of a fleet if the run is a slot of one.
 
-    projector  copies episodes of the whole fleet; None: there are no rules
+    projector  copies episodes of the whole fleet; None: the run has neither rules nor visits
     """
     slot = supervisor.plan.slot
     if not slot:

@@ -187,7 +187,10 @@ def check_origin(origin: str, hosts: Collection[str]) -> None:
 async def posted(
     request: Request, kind: type[T], max_bytes: int, body_s: float = LIMITS.body_s
 ) -> T:
-    """Read the JSON body of a request. Refusal if it is invalid, too large or too slow.
+    """Read the JSON body of a request.
+
+    Refusal if it is invalid, too large or too slow, of another type than JSON, or from a page of
+    another server.
 
     A page of another server could make its reader's browser send the request. The check of the
     origin refuses that, and the check of the type refuses forms, which need no permission to send.

@@ -198,7 +198,7 @@ def check_seen(caller: Caller, sources: Sequence[str]) -> None:
     """Raise Refusal if the caller may not see one of the sources, or it does not exist."""
     for name in sources:
         if not caller.sees(name):
-            raise Refusal(404, f"no source {name[:32]!r} that the account {caller.name} may see")
+            raise Refusal(404, f"the account {caller.name} sees no source {name[:32]!r}")
 
 
 def _with_sources(scope: Scope, caller: Caller) -> Scope:

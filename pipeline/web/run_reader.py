@@ -99,7 +99,7 @@ class RunReader:
 
     def views(self) -> list[dict[str, Any]]:
         """Return the sources as the live page and the API give them, with their rates since the
-        last call; for a slot, those of the whole fleet. StoreLost, StoreBusy.
+        last call; for a slot, those of the whole fleet. NoReply, StoreLost, StoreBusy.
         """
         status = self.status()
         own = [source.name for source in status.sources]

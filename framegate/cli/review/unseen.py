@@ -81,8 +81,9 @@ def _unseen(parsed: argparse.Namespace) -> Exit:
     seen = unseen_in(folder, since, until, now, parsed.source)
     if not seen.knows:
         raise ConfigFaults(
-            [f"{folder}: there are neither episodes nor recordings; a run with rules stores when "
-             "its sources were watched, and one with [record] sources what was not recorded"]
+            [f"{folder}: there are neither episodes nor recordings; a run with visits or rules "
+             "stores when its sources were watched, and one with [record] sources what was not "
+             "recorded"]
         )  # fmt: skip
     if parsed.json:
         print(msgspec.json.encode(seen).decode())
@@ -90,7 +91,9 @@ def _unseen(parsed: argparse.Namespace) -> Exit:
     for line in _lines(seen):
         print(line)
     if "episodes" not in seen.knows:
-        to_user.warning("the run has no rules, so it is not known when sources were not watched")
+        to_user.warning(
+            "no watched times are stored, so it is not known when sources were not watched"
+        )
     return Exit.DONE
 
 
