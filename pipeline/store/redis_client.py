@@ -64,6 +64,7 @@ _ERRORS = (
     redis.ConnectionError,
     redis.TimeoutError,
     redis.ResponseError,
+    redis.InvalidResponse,  # another service listens there
     RedisClusterException,
     OSError,
 )

@@ -1,16 +1,20 @@
-"""Error replies of a primary without its replicas, and of one that becomes a replica."""
+"""Error replies of a primary without its replicas, of one that becomes a replica, and of servers
+that are no store.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
-from framegate.pipeline.contracts.errors import StoreBusy
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
 from framegate.pipeline.store.hop import attach_command, load_library
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.store.worker_connections import Link
@@ -104,3 +108,13 @@ def test_a_primary_that_becomes_a_replica_takes_no_writes_for_now(
         late.call("WAIT", "1", "0")
     for link in (reading, waiting, late):
         link.close()
+
+
+def test_a_web_server_is_no_store() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"redis://127.0.0.1:{server.server_port}"
+        lost = pytest.raises(StoreLost, match="cannot be reached: Protocol error")
+        with lost, store_errors(url), connect(url) as client:
+            client.ping()
+        server.shutdown()
