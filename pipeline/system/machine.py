@@ -18,6 +18,11 @@ FILES_OF_A_RUN = 128
 FILES_OF_A_SOURCE = 8
 MOST_FILES = 1 << 20  # requested if the system has no limit
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container; the host's own root has none
+_GROUP = Path("/sys/fs/cgroup")  # of a container
+_MEMORY_FILES = (  # limit and use, of control groups of versions 2 and 1
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES = 512  # more than any architecture's struct timex
 _VECTORS = {
@@ -82,16 +87,23 @@ def queued_s() -> float:
 
 
 def memory() -> tuple[int, int]:
-    """Return the total and the available memory in bytes. A container's limit is its total."""
+    """Return the total and the available memory in bytes.
+
+    A container's limit is its total, of which it uses a part. Cached files do not count as used.
+    """
     text = Path("/proc/meminfo").read_text(encoding="utf-8")
     kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
     total = int(kilobytes["MemTotal"]) * 1024
     available = int(kilobytes["MemAvailable"]) * 1024
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(limit).exists():
-            text = Path(limit).read_text(encoding="utf-8").strip()
-            if text.isdigit():  # not "max"
-                total = min(total, int(text))
+    for limit, use in _MEMORY_FILES:
+        with suppress(OSError, ValueError):  # there is no such control group, or its limit is max
+            most = int((_GROUP / limit).read_text(encoding="utf-8"))
+            used = int((_GROUP / use).read_text(encoding="utf-8"))
+            status = (_GROUP / use).with_name("memory.stat").read_text(encoding="utf-8")
+            files = re.findall(r"^(?:in)?active_file (\d+)$", status, re.MULTILINE)
+            free = max(0, most - used + sum(map(int, files)))
+            total = min(total, most)
+            available = min(available, free)
     return total, min(total, available)
 
 
