@@ -396,7 +396,7 @@ def _toml_fault(message: str) -> str:
     if message.startswith("Cannot overwrite a value"):
         return f"{message}: a table can have a key once"
     if message.startswith("Invalid value"):
-        return f"{message}: a text needs quotes; a number starts with a digit"
+        return f"{message}: a string needs quotes; a number starts with a digit"
     return message
 
 

@@ -231,9 +231,9 @@ def _part_in_words(hint: Any) -> str:
     if origin is tuple:
         words = [f'"{word}"' for word in words_of(parts[0])]
         if not words:
-            return "a list of texts"
+            return "a list of strings"
         return f"a list of {listed(words, 'or')}"
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     return names.get(hint, "a table")
 
 

@@ -191,7 +191,7 @@ def classes_fault(model: str, classes: Any) -> str | None:
     if classes == "all":
         return None
     if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
-        return "must be a list of texts, or 'all'"
+        return "must be a list of strings, or 'all'"
     if not classes:
         return "the list is empty; must be labels of the model, or 'all'"
     if not is_own(model) or model_fault(model) is not None:

@@ -83,10 +83,13 @@ def test_one_key_is_explained(folder: Path, capfd: pytest.CaptureFixture[str]) -
     ("key", "says"),
     [
         ("gate", "gate.view: true or false; default false"),
-        ("sources.yard.frames", 'sources.yard.frames: a text, or a table; default "all"'),
+        ("sources.yard.frames", 'sources.yard.frames: a string, or a table; default "all"'),
         ("sources.yard.frames.every", "sources.yard.frames.every: a whole number; default 1"),
-        ("models.sources.yard.model", 'models.sources.yard.model: "light" or "heavy", or a text; '),
-        ("stages.detect.detector", 'stages.detect.detector: a text; default "light"'),
+        (
+            "models.sources.yard.model",
+            'models.sources.yard.model: "light" or "heavy", or a string; ',
+        ),
+        ("stages.detect.detector", 'stages.detect.detector: a string; default "light"'),
         ("transport", 'sources.NAME.transport: "tcp" or "udp"; default "tcp"'),
         ("on_lag", 'stages.NAME.on_lag: "drop", "wait" or "files"; default "drop"'),
         ("live", "live.retry_most_s: a number, 0.1 to 3600; default 30.0"),

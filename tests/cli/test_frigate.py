@@ -323,7 +323,7 @@ cameras:
         ("pre_capture: 8", "pre_capture: [8]", "record.events.pre_capture = [8]: must be a number"),
         ("width: 1280", "width: wide", "detect.width = 'wide': must be a number"),
         ("0,0,640,0", "0,640,0", "zones.porch.coordinates"),
-        ('"rtsp://127.0.0.1:1/yard"', "[rtsp]", "inputs[0].path = ['rtsp']: must be a text"),
+        ('"rtsp://127.0.0.1:1/yard"', "[rtsp]", "inputs[0].path = ['rtsp']: must be a string"),
         ("days: 3", "days: .inf", "must be a number"),
         ("birdseye: {", "birdseye: &b {a: *b, ", "contain themselves"),
         ("days: 3", "days: 2026-13-01", "not valid YAML: month must be in 1..12"),

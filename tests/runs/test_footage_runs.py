@@ -127,7 +127,7 @@ def test_who_keeps_footage_is_told_of_masks_and_escalate_that_somebody_learns() 
 @pytest.mark.parametrize(
     ("told", "fault"),
     [
-        ("[learn]\ncollect = 3", "learn.collect = 3: must be true or false, or a list of texts"),
+        ("[learn]\ncollect = 3", "learn.collect = 3: must be true or false, or a list of strings"),
         ('[learn]\ncollect = ["Gate 1"]', "learn.collect: 'Gate 1': not the name of a source"),
         ("[learn]\ndays = 0", "learn.days = 0: must be a number, 0.01 to 3650"),
         ("[learn]\ncolect = true", "did you mean collect?"),

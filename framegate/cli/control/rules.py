@@ -354,7 +354,7 @@ def _keys_of(words: Sequence[str]) -> dict[str, Any]:
         return tomllib.loads("\n".join(words))
     except tomllib.TOMLDecodeError as error:
         raise ConfigFaults(
-            [f"{' '.join(words)}: not TOML: {error}; a text needs quotes: 'area = \"porch\"'"]
+            [f"{' '.join(words)}: not TOML: {error}; a string needs quotes: 'area = \"porch\"'"]
         ) from None
 
 

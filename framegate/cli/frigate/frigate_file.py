@@ -288,7 +288,7 @@ def _urls(
         path = each.get("path") if isinstance(each, Mapping) else None
         if not isinstance(path, str):
             faults.append(
-                f"{file}: cameras.{name}.ffmpeg.inputs[{number}].path = {path!r}: must be a text"
+                f"{file}: cameras.{name}.ffmpeg.inputs[{number}].path = {path!r}: must be a string"
             )
             return None
         roles = listed(each.get("roles", ()))

@@ -255,7 +255,7 @@ def test_shards_must_have_something_to_host() -> None:
         ("[models.sources.a]\nmodle = 'light'", "; did you mean model?"),
         ("[a]\n[b]\n[a]", "(at line 3, column 3): a file can have [a] once"),
         ("[a]\nb = 1\nb = 2", "a table can have a key once"),
-        ("[sources.a]\nurl = clip.mp4", "(at line 2, column 7): a text needs quotes"),
+        ("[sources.a]\nurl = clip.mp4", "(at line 2, column 7): a string needs quotes"),
     ],
 )
 def test_what_was_meant(text: str, fault: str) -> None:

@@ -53,7 +53,7 @@ def test_every_kind() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("beans", 5, "must be a text"),
+        ("beans", 5, "must be a string"),
         ("cups", "2", "must be a whole number, 1 to 12"),
         ("cups", 2.0, "must be a whole number, 1 to 12"),
         ("cups", True, "must be a whole number, 1 to 12"),
@@ -97,7 +97,7 @@ def test_all_faults_at_once() -> None:
         "coffee.roast = 'green'",
     ]
     assert "unknown key; known keys are beans, cups, " in faults[0]
-    assert faults[1] == "coffee.beans: missing; it must be a text"
+    assert faults[1] == "coffee.beans: missing; it must be a string"
 
 
 def test_faults_of_others_do_not_matter() -> None:
