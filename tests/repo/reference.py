@@ -158,7 +158,8 @@ def _schema(kind: type) -> str:
     for field in msgspec.structs.fields(kind):
         if not told.get(field.name):
             raise ValueError(f"{kind.__qualname__}: its docstring does not tell {field.name}")
-        always = "" if field.default is msgspec.NODEFAULT else "may be absent: "
+        is_required = field.default is field.default_factory is msgspec.NODEFAULT
+        always = "" if is_required else "may be absent: "
         rows.append((f"`{field.encode_name}`", _json(hints[field.name]), always + told[field.name]))
     cells = [(name, kind, _sentence(text)) for name, kind, text in rows]
     said = lead(kind.__doc__ or "")
