@@ -13,7 +13,7 @@ NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{NAME_MOST - 1}}}")
 NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"
-EPOCHS = "fg:epochs"  # the last epoch of each source that was removed
+EPOCHS = "fg:epochs"  # the highest epoch of all sources that the store has forgotten
 IDENTITY = "fg:identity"
 LIBRARIES = "fg:libraries"  # hash: when each function library was last used, UNIX seconds
 HEAVY_ASKS = "fg:heavy:asks"

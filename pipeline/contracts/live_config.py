@@ -27,11 +27,11 @@ class ConfigChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GetConfig(msgspec.Struct, frozen=True, tag=True):
-    """Return the configuration of the run as a EditableConfig."""
+    """Return the configuration of the run as an EditableConfig."""
 
 
 class ChangeConfig(msgspec.Struct, frozen=True, tag=True):
-    """Write these changes into the file, all or none, and use them; the reply is a EditableConfig.
+    """Write these changes into the file, all or none, and use them; the reply is an EditableConfig.
 
     digest  of the text that the user saw; the change is refused if the file has another one
     """
@@ -41,7 +41,7 @@ class ChangeConfig(msgspec.Struct, frozen=True, tag=True):
 
 
 class RestoreConfig(msgspec.Struct, frozen=True, tag=True):
-    """Write an earlier text into the file, and use it; the reply is a EditableConfig.
+    """Write an earlier text into the file, and use it; the reply is an EditableConfig.
 
     digest   of the text that the user saw
     version  digest of the earlier text; "": the text before the last change, which is refused if
@@ -53,7 +53,7 @@ class RestoreConfig(msgspec.Struct, frozen=True, tag=True):
 
 
 class ReloadConfig(msgspec.Struct, frozen=True, tag=True):
-    """Use the file as it is now, after an edit by hand; the reply is a EditableConfig."""
+    """Use the file as it is now, after an edit by hand; the reply is an EditableConfig."""
 
 
 class SavedVersion(msgspec.Struct, frozen=True):

@@ -141,7 +141,7 @@ def changes_of_region(
     """Return when a region of a source changed.
 
     since, until  UNIX seconds of the frames, both included
-    apart_s       changes that are at most so far apart are one period
+    apart_s       changes that are at most this time apart are one period
 
     The region grows to whole parts. ConfigFaults if no changed parts of the source are stored.
     """

@@ -196,7 +196,10 @@ class RunConfig:
         if config.privacy.blur_faces != self._started.privacy.blur_faces:
             waits.append("[privacy] blur_faces is used from the next start on (--resume)")
         if _without_masks(config) != _without_masks(self._started):
-            waits.append("[stages] differs from the start of the run; see the next start")
+            waits.append(
+                "[stages] differs from the start of the run; it is used from the next start on "
+                "(--resume)"
+            )
         if _changeable(config) != _changeable(self.used):
             waits.append("the file was edited by hand: framegate rules reload uses it")
         return waits

@@ -152,7 +152,9 @@ class Supervisor:
             if models != {name: model for name, model in chosen.items() if name in names}:
                 await in_thread(self.sources.drop, names)
                 await in_thread(self.sources.release, names)
-                raise ModelNotTaken("another model was chosen for them just now: try again")
+                raise ModelNotTaken(
+                    "the model of these sources has changed meanwhile; add them again"
+                )
             self._workers.tell_models()
             self._tell_sources()
         for source in sources:

@@ -42,8 +42,12 @@ def register(commands: Any) -> None:
     command.set_defaults(command=_calibrate)
     command.add_argument("sources", nargs="*", metavar="SOURCE", help="video files of typical days")
     command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration file")
-    command.add_argument("--alpha", type=float, help="share of frames that may differ")
-    command.add_argument("--confidence", type=float, help="confidence of the promise")
+    command.add_argument(
+        "--alpha", type=float, metavar="SHARE", help="share of frames that may differ"
+    )
+    command.add_argument(
+        "--confidence", type=float, metavar="SHARE", help="confidence of the promise"
+    )
     command.add_argument(
         "--frames",
         type=int,
@@ -51,7 +55,7 @@ def register(commands: Any) -> None:
         metavar="N",
         help="maximum number of frames to compare with the heavy model (1000)",
     )
-    command.add_argument("--seed", type=int, default=0, help="seed of the random draw")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random draw")
     command.add_argument(
         "--plot",
         type=Path,

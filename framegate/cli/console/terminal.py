@@ -30,7 +30,10 @@ def counted(number: int, noun: str) -> str:
 
 
 class Meter:
-    """Shows progress on stderr while its block lasts; see pipeline.progress. One thread."""
+    """Shows progress on stderr while its block lasts. One thread.
+
+    It is an `OnProgress` of pipeline/contracts/progress.py.
+    """
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -74,7 +77,7 @@ class Meter:
                 self._bar.start()
 
     def __call__(self, what: str, done: int = 0, total: int | None = None, more: str = "") -> None:
-        """Show how far the work is; see pipeline.progress."""
+        """Show how far the work is; see pipeline/contracts/progress.py."""
         now = time.monotonic()
         if what != self._work:
             self._begin(what, total, more, now)

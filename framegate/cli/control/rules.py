@@ -73,8 +73,8 @@ def _register_list(verbs: Any) -> None:
     verb = verbs.add_parser(
         "list",
         help="print the rules of a run",
-        description="Print the rules of an active run as its file has them, and what of the file "
-        "waits for the next start.",
+        description="Print the rules of an active run as its file has them, and the parts of the "
+        "file that wait for the next start.",
         epilog=ending("framegate rules list", "framegate rules list --json", page="events"),
     )
     verb.set_defaults(command=_list)
@@ -152,7 +152,10 @@ def _register_snoozes(verbs: Any) -> None:
     )
     verb.set_defaults(command=_snooze)
     verb.add_argument(
-        "words", nargs="*", metavar="RULE DURATION", help="name of the rule; such as 90s, 30m or 2h"
+        "words",
+        nargs="*",
+        metavar="RULE DURATION",
+        help="name of the rule, and for how long: 90s, 30m or 2h",
     )
     verb.add_argument("--until", metavar="WHEN", help="end (18:00 or 2026-12-01T07:00)")
     _add_snoozed(verb)

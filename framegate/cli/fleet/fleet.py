@@ -357,7 +357,9 @@ def _why_unserved(name: str, slot: str, sign: SlotSign | None, owner: SourceOwne
     if name in sign.refused:
         return f"slot {slot}: {sign.refused[name]}"
     if owner.run != sign.run:
-        return f"slot {slot} takes it over from {owner.name or 'no run'}"
+        if not owner.name:
+            return f"slot {slot} has not claimed it so far"
+        return f"slot {slot} takes it over from {owner.name}"
     return ""
 
 

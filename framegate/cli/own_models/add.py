@@ -63,8 +63,12 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--sha256", metavar="HEX", help="expected SHA-256 digest of the file; required for a URL"
     )
-    verb.add_argument("--name", help="name of the model; required unless FILE is a model's folder")
-    verb.add_argument("--version", help="version of the model (default: the next number)")
+    verb.add_argument(
+        "--name", metavar="NAME", help="name of the model; required unless FILE is a model's folder"
+    )
+    verb.add_argument(
+        "--version", metavar="VERSION", help="version of the model (default: the next number)"
+    )
     verb.add_argument("--licence", metavar="TEXT", help="licence of the weights")
     verb.add_argument("--provenance", metavar="TEXT", help="origin of the model")
     _add_outputs(verb)

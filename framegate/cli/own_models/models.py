@@ -376,7 +376,9 @@ def _register_quantise(verbs: Any) -> None:
         "--least", type=float, default=_MIN_AGREEMENT, metavar="F1",
         help=f"required agreement, 0 to 1, of boxes at IoU 0.5 ({_MIN_AGREEMENT})",
     )  # fmt: skip
-    verb.add_argument("--seed", type=int, default=0, help="seed of the random draw of frames")
+    verb.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the random draw of frames"
+    )
     add_registry(verb)
 
 

@@ -46,7 +46,7 @@ def register(commands: Any) -> None:
         "--apart",
         metavar="DURATION",
         default="2s",
-        help="changes that are at most so far apart are one period (2s)",
+        help="changes that are at most this time apart are one period (default: 2s)",
     )
     command.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_data(command)

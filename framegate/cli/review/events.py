@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from framegate.cli.console.arguments import add_place, given_time, place_faults
+from framegate.cli.console.terminal import counted
 from framegate.cli.help import ending
 from framegate.cli.review.results import entries_of
 from framegate.pipeline.client import Subscription
@@ -351,7 +352,7 @@ def _replay(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults(faults)
     from framegate.stages.events.replay import replay
 
-    counted: Counter[tuple[str, str]] = Counter()
+    episodes: Counter[tuple[str, str]] = Counter()
     heard: set[str] = set()
     with open_store(parsed.data, store) as opened:
         follower = Follower(parsed.source or None, "earliest", False, _ENTRIES, once=True)
@@ -362,14 +363,14 @@ def _replay(parsed: argparse.Namespace) -> Exit:
                 if parsed.rule and change.rule not in parsed.rule:
                     continue
                 if change.step == "start":
-                    counted[change.source, change.rule] += 1
+                    episodes[change.source, change.rule] += 1
                 if parsed.json:
                     print(msgspec.json.encode(change).decode())
                 elif (change.when, change.step) != ("crosses", "end"):
                     print(line(change))
     if not parsed.json:
-        for (source, rule), count in sorted(counted.items()):
-            print(f"{source}: {rule}: {count} episodes")
+        for (source, rule), count in sorted(episodes.items()):
+            print(f"{source}: {rule}: {counted(count, 'episode')}")
     chosen = parsed.rule or list(events.rules)
     deaf = [name for name in sounds_asked(events) if not heard and name in chosen]
     for name in deaf:
@@ -378,7 +379,7 @@ def _replay(parsed: argparse.Namespace) -> Exit:
             "them",
             name,
         )
-    if not counted:
+    if not episodes:
         to_user.warning("these rules would have produced no episode")
     return Exit.DONE
 

@@ -157,7 +157,7 @@ def _table(recorded: Sequence[RecordedSource]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("source")
     table.add_column("from, to")
-    for column in ("recorded", "MB", "of clips"):
+    for column in ("recorded", "MB", "MB in clips"):
         table.add_column(column, justify="right")
     table.add_column("sound")
     for source in recorded:

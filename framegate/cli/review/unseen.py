@@ -122,7 +122,7 @@ def _lines(seen: Unseen) -> Iterator[str]:
             f"[record] {_CAUSES[trim.cause]}"
         )
     for lost in seen.lost:
-        yield f"removed from the store before it was read, of {lost}"
+        yield f"outputs were removed from the store before they were read: {lost}"
 
 
 def _line(time_: UnseenTime) -> str:

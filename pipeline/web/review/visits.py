@@ -82,7 +82,7 @@ _CHANGED: Final = (
     parameter("to", f"Only frames until: {TIME}"),
     parameter(
         "apart",
-        "Changes that are at most so far apart are one period",
+        "Changes that are at most this time apart are one period",
         {"type": "string", "default": "2s"},
     ),
 )
