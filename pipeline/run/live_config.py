@@ -193,6 +193,7 @@ class RunConfig:
         masks = gate_masks(config.stages)
         if COLLECT in self._stages and masks != gate_masks(self._started.stages):
             waits.append("[gate.masks]: kept footage has them from the next start on (--resume)")
+        waits += _waiting_masks(config, masks, gate_masks(self._started.stages))
         if config.privacy.blur_faces != self._started.privacy.blur_faces:
             waits.append("[privacy] blur_faces is used from the next start on (--resume)")
         if _without_masks(config) != _without_masks(self._started):
@@ -203,6 +204,23 @@ class RunConfig:
         if _changeable(config) != _changeable(self.used):
             waits.append("the file was edited by hand: framegate rules reload uses it")
         return waits
+
+
+def _waiting_masks(config: Config, now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Return the masks of lazy sources that changed: their key frames are compared by the spec with
+    which the decoder began.
+    """
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    waits = []
+    for name in sorted(changed):
+        source = config.sources.get(name)
+        own_mode = source.decode if source is not None else None
+        if (own_mode or config.live.decode) == "lazy":
+            waits.append(
+                f"[gate.masks] {name}: the lazy decoder uses them from the next start on "
+                "(--resume), the gate already"
+            )
+    return waits
 
 
 def _live_events(events: EventsConfig, stages: Sequence[str]) -> tuple[EventsConfig, list[str]]:

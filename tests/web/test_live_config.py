@@ -245,3 +245,14 @@ def test_an_edit_by_hand_waits_for_a_reload(editor: Editor) -> None:
     assert "not TOML" in broken["waits"][0]
     assert list(broken["versions"]) == ["visitor"]
     assert editor.post("reload", {}).status_code == 400
+
+
+def test_masks_of_lazy_sources_wait_for_the_next_start(editor: Editor) -> None:
+    """Their decoders compare key frames by the masks that they began with."""
+    sources = '[sources.{0}]\nurl = "rtsp://10.0.0.1/{0}"\n'
+    lazy = sources.format("door") + 'decode = "lazy"\n'
+    masks = "[gate.masks]\ndoor = [[[0, 0], [9, 0], [9, 9]]]\nyard = [[[0, 0], [9, 0], [9, 9]]]\n"
+    editor.file.write_text(FILE + lazy + sources.format("yard") + masks, encoding="utf-8")
+    waits = [wait for wait in editor.post("reload", {}).json()["waits"] if "gate.masks" in wait]
+    assert len(waits) == 1
+    assert waits[0].startswith("[gate.masks] door: the lazy decoder uses them from the next start")
