@@ -20,7 +20,7 @@ from framegate.pipeline.config.read_options import from_environment, read_named,
 from framegate.pipeline.contracts.errors import ConfigFaults, FaultReason
 from framegate.pipeline.contracts.keys import NAME_MOST, NAME_RULE, is_name
 from framegate.pipeline.contracts.recorded_range import is_recorded
-from framegate.pipeline.contracts.redaction import HIDDEN, host_and_path
+from framegate.pipeline.contracts.redaction import HIDDEN, host_and_path, split_login
 from framegate.pipeline.contracts.source import DecodeMode, Frames, Transport
 from framegate.pipeline.contracts.spec import PaceName
 
@@ -132,7 +132,7 @@ def events_service(name: str, source: SourceConfig) -> str:
     if source.events != ONVIF:
         return source.events or ""
     try:
-        host = urlsplit(place_of(name, source)).hostname
+        host = urlsplit(split_login(place_of(name, source))[1]).hostname
     except ValueError:
         host = None
     if not host:

@@ -24,6 +24,7 @@ LEAST: Final = 4  # a shorter secret is a part of ordinary words, so it is hidde
 _TOKEN: Final = re.compile(r"://(\S+)")
 _CAMERAS: Final = re.compile(r"(?<![A-Za-z])(?:rtsps?|rtmps?|rtp|udp|srt|mms)\Z", re.IGNORECASE)
 _MAX_SCHEME: Final = 8
+_WITH_LOGIN: Final = re.compile(r"([^:/]*://)([^/?#]*)@(.*)", re.DOTALL)  # scheme, login, rest
 _CLOSING: Final = re.compile(r"['\")\]}>,.;:!]*$")
 # A colon without a port after it begins a password, which ends at the @ and may contain spaces.
 _USER: Final = r"[^\s/?#@\[\]]*:(?!\d*(?:[/?#'\")\]}>,.;:!\s]|$))"
@@ -84,6 +85,16 @@ def shown(place: str, camera: bool = False) -> str:
 
 def _is_camera(scheme: str) -> bool:
     return _CAMERAS.search(scheme) is not None
+
+
+def split_login(url: str) -> tuple[str | None, str]:
+    """Return the login of a URL (USER:PASSWORD, as written; None without one), and the URL without
+    it. A login may have [ ], with which `urlsplit` refuses the URL.
+    """
+    match = _WITH_LOGIN.fullmatch(url)
+    if match is None:
+        return None, url
+    return match[2], match[1] + match[3]
 
 
 def host_and_path(url: str) -> str:

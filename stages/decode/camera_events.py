@@ -17,10 +17,10 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from framegate.pipeline.contracts.errors import FramegateError
-from framegate.pipeline.contracts.redaction import redacted, shown
+from framegate.pipeline.contracts.redaction import redacted, shown, split_login
 from framegate.pipeline.contracts.source import CameraEvent
 from framegate.pipeline.system.retry import Backoff
 
@@ -208,8 +208,8 @@ class _LoginRefused(Exception):
 
 def login_of(service: str, stream: str) -> Login:
     """Return the login at an ONVIF service, which is that of a stream. Both are URLs."""
-    parts = urlsplit(stream)
-    return Login(service, unquote(parts.username or ""), unquote(parts.password or ""))
+    user, _, password = (split_login(stream)[0] or "").partition(":")
+    return Login(service, unquote(user), unquote(password))
 
 
 def topics_of(login: Login) -> dict[str, CameraEvent | None]:

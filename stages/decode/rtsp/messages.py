@@ -7,12 +7,11 @@ import urllib.parse
 from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.errors import FaultReason
+from framegate.pipeline.contracts.redaction import split_login
 from framegate.stages.decode.camera_login import CameraLogin, Challenge, challenges_in
 
 _PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
-# The scheme, the login, and the rest.
-_WITH_LOGIN: Final = re.compile(r"([^:/]*://)([^/?#]*)@(.*)", re.DOTALL)
 
 
 def is_rtsp(place: str) -> bool:
@@ -98,12 +97,7 @@ class RtspPlace(NamedTuple):
     @classmethod
     def of(cls, url: str) -> RtspPlace:
         """Parse a URL; UnspokenError."""
-        login = None
-        place = url
-        match = _WITH_LOGIN.fullmatch(url)
-        if match is not None:  # split first: a login may have [ ], which a host may not
-            login = match[2]
-            place = match[1] + match[3]
+        login, place = split_login(url)
         try:
             url.encode()
             parts = urllib.parse.urlsplit(place)

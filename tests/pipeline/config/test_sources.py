@@ -212,6 +212,7 @@ CAMERA = 'url = "rtsp://viewer:sword9fish@cam:8554/1"'
         (f'{CAMERA}\nevents = "onvif"', "http://cam/onvif/device_service"),
         (f'{CAMERA}\nevents = "http://cam:8000/onvif"', "http://cam:8000/onvif"),
         ('url = "rtsp://[fd00::7]/1"\nevents = "onvif"', "http://[fd00::7]/onvif/device_service"),
+        ('url = "rtsp://a:b[c]d@cam/1"\nevents = "onvif"', "http://cam/onvif/device_service"),
         (CAMERA, ""),
     ],
 )

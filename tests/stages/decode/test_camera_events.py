@@ -20,6 +20,7 @@ from framegate.stages.decode.camera_events import (
     Refusals,
     _client,
     _subscription,
+    login_of,
     refusals,
     states_after,
 )
@@ -316,3 +317,10 @@ def test_an_event_of_the_camera_wakes_it(tmp_path: Path, service: EventService) 
                 assert {each.camera_events for each in frame.undecoded} <= {None, ()}
         source.close()
     assert is_calm
+
+
+def test_a_password_with_brackets_is_that_of_the_events_too() -> None:
+    place = "http://127.0.0.1/onvif"
+    login = Login(place, "anna", "s[3]cr[et")
+    assert login_of(place, "rtsp://anna:s[3]cr%5Bet@127.0.0.1/stream") == login
+    assert login_of(place, "rtsp://127.0.0.1/stream") == Login(place, "", "")
