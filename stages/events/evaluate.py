@@ -45,6 +45,7 @@ from framegate.stages.events.tracks import FOOT, TracksSeen, follow, is_unseen
 log = logging.getLogger(__name__)
 
 _replace = msgspec.structs.replace
+_MOST_EARLIER: Final = 32  # numbers of earlier tracks that a period keeps: the first, the newest
 _LEAST_LIKENESS: Final = 0.5  # of a visit if the rule has no min_score
 _MOVED_THUMBNAILS: Final = 2  # consecutive thumbnails of another view: the camera was moved
 _MOVED: Final = (
@@ -422,7 +423,10 @@ def _handed_stretch(stretch: Stretch, seen: TracksSeen) -> Stretch:
     if not old:
         return stretch
     subject = tuple(sorted(seen.handed.get(number, number) for number in stretch.subject))
-    return _replace(stretch, subject=subject, earlier=(*stretch.earlier, *old))
+    earlier = (*stretch.earlier, *old)
+    if len(earlier) > _MOST_EARLIER:
+        earlier = (earlier[0], *earlier[1 - _MOST_EARLIER :])
+    return _replace(stretch, subject=subject, earlier=earlier)
 
 
 def _is_source_unknown(rule: Rule, stretch: Stretch, now: Now, reconnect_ms: int) -> bool:

@@ -106,7 +106,8 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
     unsure     before its last evidence the state was unknown for longer than the rule bridges
     bridged    it continued after a gap
     value      value that the rule measures
-    earlier    numbers of the tracks that those in `subject` continue, oldest first
+    earlier    numbers of the tracks that those in `subject` continue, oldest first; of very many,
+               the first and the newest
     in_doubt   since its last evidence the state is unknown for longer than the rule bridges
     muted      filter that mutes its episode; see Change
     """

@@ -329,6 +329,17 @@ def test_a_new_number_goes_on_with_what_the_lost_one_had() -> None:
     assert len(alone.of("there", "start")) == 2
 
 
+def test_an_episode_of_very_many_track_numbers_keeps_the_first_and_the_newest() -> None:
+    """The track of somebody who stays is lost each second, for a fifth of it."""
+    objects = []
+    for n in range(60 * 25):
+        there = [seen(n // 25, (100.0, 180.0))] if n % 25 < 20 else []
+        objects.append(result(there, n))
+    [start, end] = told(rules(LEFT + "update_s = 0\n"), objects, ends=True).of("there")
+    assert start.tracks == (0,)
+    assert end.tracks == (0, *range(28, 60))
+
+
 def scored(*scores: float) -> list[Result]:
     """Results of two who stand still, one of them with these scores again and again."""
     found = []
