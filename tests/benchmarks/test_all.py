@@ -56,6 +56,40 @@ def test_a_missed_target_without_a_reason_is_an_error() -> None:
         _ = item.reason
 
 
+def test_a_reason_of_an_earlier_result_is_shown_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(missed, "RESULTS", tmp_path)
+    monkeypatch.setattr(every, "RESULTS", tmp_path)
+    monkeypatch.setattr(stale, "RESULTS", tmp_path / "none")
+    result = {"oracle": {"asked": 0.1}, "asked": 0.3, "wrong": 0.0, "certified": 1.0}
+    monkeypatch.setattr(missed, "bars_of", lambda *_: [Bar("asked", 0.3, "<=", 0.2)])
+    commits = (missed.EXPLAINED["policy"], "0123456789")
+    for commit in commits:
+        conditions = {"commit": f"{commit}abcdef"}
+        (tmp_path / "policy.json").write_text(
+            json.dumps({**result, "conditions": conditions}), encoding="utf-8"
+        )
+        is_earlier = commit != commits[0]
+        note = f"(of an earlier result, commit {commits[0]})"
+        assert (note in missed.table()) is is_earlier
+        assert stale.main() == 0
+        assert ("reasons of policy" in capsys.readouterr().out) is is_earlier
+
+
+def test_results_of_own_clips_count_and_what_was_not_measured_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missed, "RESULTS", tmp_path)
+    monkeypatch.setattr(every, "RESULTS", tmp_path)
+    for name in ("live-own", "live"):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"conditions": {"commit": "0" * 40}}), encoding="utf-8")
+    monkeypatch.setattr(missed, "bars_of", lambda name, _: [Bar(f"of {name}", None, "<=", 1.0)])
+    lines = missed.table().splitlines()
+    assert {"- live: of live", "- live-own: of live-own", "- soak: no result is kept"} <= {*lines}
+
+
 @pytest.mark.long  # `make bench-quick` does so with all of them
 @pytest.mark.parametrize("name", CHEAP)
 def test_a_quick_run_tells_every_key_of_the_kept_result(name: str) -> None:
@@ -160,6 +194,7 @@ def test_a_result_is_stale_once_code_behind_it_changed(
 
     monkeypatch.setattr(every, "RESULTS", tmp_path)
     monkeypatch.setattr(stale, "RESULTS", tmp_path)
+    monkeypatch.setattr(missed, "RESULTS", tmp_path)
     conditions = {
         "version": "0.2.0",
         "commit": "0123456789",
@@ -169,7 +204,14 @@ def test_a_result_is_stale_once_code_behind_it_changed(
         "load_average": 0.5,
         "code": digest(),
     }
-    figure = {"hit_rate_second_round": 1.0, "conditions": conditions}
+    figures_of_cache = {
+        "hit_rate_second_round": 1.0,
+        "detector_cpu_ratio": 9.0,
+        "look_up_ms": 0.1,
+        "noisy_cost": 0.0,
+        "collisions_believed": 0,
+    }
+    figure = {**figures_of_cache, "conditions": conditions}
     (tmp_path / "cache.json").write_text(json.dumps(figure), encoding="utf-8")
     (tmp_path / "models" / "other.py").write_text("A = 2\n", encoding="utf-8")
     digest()
