@@ -124,7 +124,7 @@ def _detectors(result: dict[str, Any]) -> str:
             rows.append((name, model["precision"], *map(_fixed, maps), *times, ratio))
     return _table(
         "detector | precision | mAP coco128 | of 3 classes | mAP val2017 part | of 3 classes "
-        "| ms, 1 thread | 2 threads | by the default's",
+        "| ms, 1 thread | 2 threads | time, relative to the default",
         rows,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ DOCUMENTS = tuple(
     )
 )
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_WIDTH = 120  # letters in a line of a document
 # Tables whose result has another name.
 RESULTS = {"networks": "learn", "own": "live-own"}
 
@@ -108,12 +110,22 @@ def _chosen() -> str:
 
 
 def _span(results: tuple[dict[str, Any], ...]) -> str:
-    """Return the line below the four figures: versions and dates of their measurements."""
+    """Return the line below the four figures: versions, dates and machines."""
     conditions = [result["conditions"] for result in results]
     versions = " and ".join(sorted({each["version"] for each in conditions}))
     dates = sorted(each["date"] for each in conditions)
     period = f"{dates[0]} to {dates[-1]}"
-    return f"Measured with {versions}, {period}. [All figures](docs/figures.md).\n"
+    machines = " and ".join(
+        sorted({f"{each['cpu']}, {each['cores']} cores" for each in conditions})
+    )
+    measured = f"Measured with {versions}, {period} ({machines})."
+    return _wrapped(f"{measured} [All figures](docs/figures.md).")
+
+
+def _wrapped(text: str) -> str:
+    """Return a paragraph in lines that are not too long for a document."""
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _result(name: str) -> dict[str, Any]:

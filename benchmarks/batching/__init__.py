@@ -102,7 +102,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
 
 
 def bars(result: BenchmarkResult) -> list[Bar]:
-    """What batches gain, and what a flood may cost others."""
+    """Return what a flood may cost others."""
     return [
         Bar("p99 beside a flood, times alone", result["p99_ratio"], "<=", BAR),
         Bar("... among eight", result["p99_ratio_among_8"], "<=", BAR),

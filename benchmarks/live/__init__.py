@@ -256,7 +256,9 @@ BENCHMARK = Benchmark(
     measure=whole,
     options={
         "cameras": Option("1,4,8,16", "1", "numbers of cameras"),
-        "most": Option(64, 1, "that are tried; 0: with --own none is sought"),
+        "most": Option(
+            64, 1, "cameras of a search for the most that are held; 0: no search, with --own"
+        ),
         "seconds": Option(15.0, 3.0, "measured at each point"),
         "settle": Option(10.0, 2.0, "seconds before them: frames wait while cameras are opened"),
         "peers": Option(None, explanation="Python with Roboflow's inference installed"),

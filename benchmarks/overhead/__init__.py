@@ -1,11 +1,11 @@
-"""Measure the cost of the engine: five stages without decoding and without a model.
+"""Measure the cost of the engine: its stages without decoding and without a model.
 
     python -m benchmarks.overhead [--rounds N] [--seconds S] [--peers PYTHON] [--quick] [--write]
 
 CPU-milliseconds a frame of all processes, the store included, between two moments of a running
 run (starting is not in it): files as fast as they go (1 and 4 sources), and 4 sources at 30 frames
 a second, their phases spread over the frame period or all on one tick. Beside it, in turn, the
-same five stages over multiprocessing.Queue (queue_pipeline.py); ratios are medians over rounds.
+same stages over multiprocessing.Queue (queue_pipeline.py); ratios are medians over rounds.
 Latency is from the moment a frame was due, whatever the engine thought of it, to its publication.
 The last line is the whole result as one JSON object.
 """

@@ -1,4 +1,4 @@
-"""The baseline: the same five stages in five processes, joined by `multiprocessing.Queue`.
+"""The baseline: the same four stages in four processes, joined by `multiprocessing.Queue`.
 
 What a good engineer would write in an afternoon: no store, no positions, nothing survives. Records
 travel as references (msgpack bytes of the same Record; a pickled Record was dearer), pixels lie in
@@ -92,7 +92,7 @@ class Shared:
 
 
 class QueueChain:
-    """The five processes; gone after the block."""
+    """The four processes; gone after the block."""
 
     def __init__(self, job: Job) -> None:
         self._shared = Shared(job)
@@ -128,7 +128,7 @@ class QueueChain:
             time.sleep(0.05)
 
     def sample(self) -> Sample:
-        """Where it stands, and what its five processes have used."""
+        """Where it stands, and what its four processes have used."""
         used = [usage(process.pid) for process in self._processes if process.pid is not None]
         by_pid = {pid: seconds for each in used for pid, seconds in each.by_pid.items()}
         names = {pid: name for each in used for pid, name in each.commands.items()}

@@ -9,7 +9,7 @@ each kind (`tests/support/cameras/hostile.py`) is there, too. Beside them all th
 
 - a camera for each wrong clock (1970, none, ten years ahead, steps of an hour back), one whose
   pictures come 8 at once, and one that sends the same pictures one by one (`odd_cameras.py`);
-- 1,400 connections to the HTTP port that say nothing (`strangers.py`);
+- up to 1,400 connections to the HTTP port that say nothing (`strangers.py`);
 - a disk of the data folder's own that others fill twice, for 15 s each (`small_disk.py`).
 
 samples_unbalanced   samples in which a source had more frames unaccounted for than may be in flight

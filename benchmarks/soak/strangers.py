@@ -42,7 +42,6 @@ class Strangers:
         self.late = 0
         self.opened = 0
         self.most_open = 0
-        self.unanswered = 0
 
     def __enter__(self) -> Strangers:
         for thread in self._threads:
@@ -100,7 +99,6 @@ class Strangers:
                 took_s = time.monotonic() - began
             except (OSError, HTTPException):
                 took_s = _PROBE_WAITS_S
-                self.unanswered += 1
             finally:
                 connection.close()
             self.probes += 1
