@@ -49,7 +49,12 @@ def table(name: str) -> str:
     if result is None:
         return f"Not measured: run `python -m benchmarks.{result_name} --write`.\n"
     shape = SHAPES.get(name, partial(listed, name))
-    return f"{shape(result)}\nMeasured at {_measurement(result['conditions'])}.\n"
+    conditions = result["conditions"]
+    options = ""
+    if conditions.get("options"):  # results of before have none
+        options = f", with `{' '.join(conditions['options'])}`"
+    measured = _wrapped(f"Measured at {_measurement(conditions)}{options}.")
+    return f"{shape(result)}\n{measured}"
 
 
 def _measurement(conditions: dict[str, Any]) -> str:

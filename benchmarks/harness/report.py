@@ -114,6 +114,7 @@ class Benchmark:
             "date": datetime.now(UTC).date().isoformat(),
             "code": digest_of(module),
             "quick": given.quick,
+            "options": self.unusual(given),
         }
         began = time.monotonic()
         with OtherWork() as others:
@@ -164,6 +165,21 @@ class Benchmark:
             parser.set_defaults(**least)
             given = parser.parse_args(words)
         return given
+
+    def unusual(self, given: argparse.Namespace) -> list[str]:
+        """Return the options that differ from their defaults, as on the command line.
+
+        A path is of no use on another machine, so it is left out: `--peers PATH`.
+        """
+        found = []
+        for name, option in self.options.items():
+            value = getattr(given, name)
+            values = list(value) if isinstance(value, list | tuple) else [value]
+            usual = list(option.full) if isinstance(option.full, tuple) else [option.full]
+            if values != usual:
+                words = ["PATH" if "/" in str(each) else str(each) for each in values]
+                found.append(" ".join([f"--{name.replace('_', '-')}", *words]))
+        return found
 
     def lacks(self, data: Path | None) -> str:
         """Return what it needs and does not have; empty: nothing."""

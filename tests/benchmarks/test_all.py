@@ -105,6 +105,29 @@ def test_a_quick_run_tells_every_key_of_the_kept_result(name: str) -> None:
     assert {"version", "commit", "date", "code"} <= set(result["conditions"])
 
 
+def test_a_result_names_the_options_that_are_not_the_usual_ones(tmp_path: Path) -> None:
+    live, truth = every.declared("live"), every.declared("truth")
+    assert live.unusual(live.given([])) == []
+    words = ["--seconds", "8", "--peers", str(tmp_path / "python")]
+    assert live.unusual(live.given(words)) == ["--seconds 8.0", "--peers PATH"]
+    words = ["--clips", "bottle-detection", "car-detection", "--at-once", "6"]
+    assert truth.unusual(truth.given(words)) == [
+        "--clips bottle-detection car-detection",
+        "--at-once 6",
+    ]
+
+
+def test_a_table_names_the_options_of_its_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(every, "RESULTS", tmp_path)
+    result = json.loads((RESULTS / "swaps.json").read_text(encoding="utf-8"))
+    result["conditions"]["options"] = ["--rounds 2", "--swaps 50"]
+    (tmp_path / "swaps.json").write_text(json.dumps(result), encoding="utf-8")
+    ending = figures.table("swaps").rpartition("Measured at")[2]
+    assert ending.split()[-5:] == ["with", "`--rounds", "2", "--swaps", "50`."]
+
+
 def test_without_clips_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert every.declared("cache").main(["--quick", "--data", str(tmp_path)]) == LACKS
     assert "a folder with clips/, which is missing" in capsys.readouterr().err
