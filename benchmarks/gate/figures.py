@@ -47,7 +47,7 @@ def _accuracy(rows: Sequence[ResultRow], path: Path) -> Path:
     for panel in panels.flat[len(shown) :]:
         panel.remove()
     for panel in panels[:, 0]:
-        panel.set_ylabel("F1")
+        panel.set_ylabel("F1 (scales differ)")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.tight_layout()
     figure.legend(handles, labels, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.99))
