@@ -8,8 +8,10 @@ A word of --points is a load, rows, frames a second, and how many cameras, in tu
 many files at real time with their phases spread, or, with `-rtsp`, as cameras of a server, through
 `framegate run`; with `-core` all of it on one core. The default takes about 15 minutes.
 cpu_ms         CPU of the whole tree of processes, the store included, by process, a frame
-floor_ms       bare decoding of the same packets, and a whole look for each frame looked at: both as
-               fast as they go; `ratio` is cpu_ms by it
+looks          looks at the whole a frame: one at parts counts by its pixels, and so a little too
+               low, because a small input has the fixed cost of a large one
+floor_ms       bare decoding of the same packets, and so many whole looks: both as fast as they go;
+               `ratio` is cpu_ms by it
 floor_paced_ms the same two, and nothing else, at the cameras' pace, at which caches are cold:
                what any program pays that does not keep its core busy in between; ratio_paced
 parts_ms       the job without an engine in one process at that pace: what is left is the engine's
@@ -230,17 +232,18 @@ def measure_point(
     found = measure(urls, given.seconds, given.placement)
     is_compared = given.before is not None and len(urls) <= MANY
     is_compared &= (series.fps, series.over, series.one_core) == (10.0, "files", False)
+    looks = whole_looks(found, alone.part_share)
     paced_ms = measure_paced(
         PacedSpec(
             clips=clips[: len(urls)],
             fps=series.fps,
-            looked=found["looked"],
+            looks=looks,
             precision=choice.precision,
             threads=choice.threads,
             seconds=given.seconds,
         )
     )
-    floor_ms = alone.decode_ms + found["looked"] * alone.look_ms
+    floor_ms = alone.decode_ms + looks * alone.look_ms
     parts = sum(alone.parts_ms.values())
     return {
         "clip": CLIPS[series.load],
@@ -251,6 +254,7 @@ def measure_point(
         "over": series.over,
         "one_core": series.one_core,
         **found,
+        "looks": round(looks, 4),
         "floor_ms": round(floor_ms, 3),
         "ratio": round(found["cpu_ms"] / floor_ms, 2),
         "floor_paced_ms": round(paced_ms, 3),
@@ -263,6 +267,15 @@ def measure_point(
         if is_compared
         else None,
     }
+
+
+def whole_looks(found: Mapping[str, Any], part_share: float) -> float:
+    """Return how many looks at the whole have the pixels of all looks at a frame, in the mean.
+
+    part_share  pixels of a frame's looks at parts by those of the whole
+    """
+    in_part = max(0.0, found["looked"] - found["looked_whole"])
+    return float(found["looked_whole"] + in_part * part_share)
 
 
 def choice_here(folder: Path) -> Choice:
@@ -337,7 +350,7 @@ def line(point: Mapping[str, Any]) -> str:
         f"{point['clip']} {point['height']} x{point['cameras']} at {point['fps']:g}/s, "
         f"{point['over']}{', one core' * point['one_core']}: "
         f"{point['cpu_ms']:.2f} CPU-ms a frame ({by}), floor {point['floor_ms']:.2f} = "
-        f"{point['decode_ms']:.2f} + {point['looked']:.2f} x {point['look_ms']:.2f}, "
+        f"{point['decode_ms']:.2f} + {point['looks']:.2f} x {point['look_ms']:.2f}, "
         f"ratio {point['ratio']:.2f}; at that pace {point['floor_paced_ms']:.2f}, ratio "
         f"{point['ratio_paced']:.2f}; alone: {parts}; {point['switches']:.1f} switches, "
         f"{point['system_calls']} system calls, {point['store_commands']:.1f} store commands; "

@@ -24,6 +24,7 @@ from benchmarks.harness.engine_run import REPOSITORY
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
+from framegate.models.gate import crops
 from framegate.models.gate.cells import cells_of, grid_of
 from framegate.models.picture import Picture, as_picture
 from framegate.models.tracking.track_state import no_tracks
@@ -70,12 +71,15 @@ class Alone:
     decode_ms  packets to planes as fast as it goes, and nothing else
     look_ms    one look of the network at a whole frame, the same
     looked     share of the frames that the paced chain looked at
+    part_share  pixels of its looks at parts of a frame, in the mean of such frames, by those of a
+                look at the whole; 0 without such a frame
     parts_ms   of the paced chain, in the mean, by part
     """
 
     decode_ms: float
     look_ms: float
     looked: float
+    part_share: float
     parts_ms: dict[str, float]
 
 
@@ -87,12 +91,12 @@ def measure_alone(spec: Spec) -> Alone:
 @dataclass(frozen=True, slots=True)
 class PacedSpec:
     """clips: cameras' files, each at `fps` frames a second, one as long after the other as makes
-    them even; looked: of so large a share of the frames the whole is looked at.
+    them even; looks: so many looks at the whole a frame, in the mean.
     """
 
     clips: tuple[str, ...]
     fps: float
-    looked: float
+    looks: float
     precision: Precision
     threads: int
     seconds: float
@@ -120,16 +124,19 @@ class _Chain:
     """What decode and detect do with each frame of one form, and the CPU seconds of its parts.
 
     frames, looked  that were timed, and those of them that were looked at
+    part_shares     of each of them that was looked at in part: pixels, by those of the whole
     number          of frames so far
     picture         of the last one
     """
 
     def __init__(self, using: Detector, form: Form) -> None:
         self.frames = self.looked = 0
+        self.part_shares: list[float] = []
         self.spent: dict[str, float] = {}
         self._using, self._settings = using, settings_for(GateOptions(), using.choices)
         self._memory, self._tracks = SourceMemory(), no_tracks()
         self._size = form.width, form.height
+        self._whole = crops.whole(*self._size, self._settings.plan.long_side)
         self._buffer = memoryview(bytearray(form.nbytes))
         self.picture: Picture = as_picture(self._buffer, form)
         self._plane = unshared_plane("floor", memory_bytes(grid_of(*self._size)))
@@ -164,10 +171,14 @@ class _Chain:
         self.timed("record", records.encode, said)
         self.frames += 1
         self.looked += plan.looked != "no"
+        if plan.looked == "part":
+            seen = sum(look.pixels for look in plan.looks)
+            self.part_shares.append(seen / self._whole.pixels)
 
     def forget_times(self) -> None:
         """Begin to count."""
         self.spent.clear()
+        self.part_shares.clear()
         self.frames = self.looked = 0
 
     def _keep(self) -> None:
@@ -231,7 +242,7 @@ def _paced_ms(spec: PacedSpec) -> float:
         time.sleep(max(0.0, began + number * apart - time.monotonic()))
         if next(cameras[number % len(cameras)], None) is None:
             break
-        number, owed = number + 1, owed + spec.looked
+        number, owed = number + 1, owed + spec.looks
         if owed >= 1:
             owed -= 1
             using.detect([picture])
@@ -254,7 +265,8 @@ def _alone(spec: Spec) -> Alone:
     parts = {part: 1e3 * spent / counted for part, spent in chain.spent.items()}
     parts["decision"] -= parts["cells"]  # the plan makes its own cells, too
     looks = _look_ms(using, chain.picture)
-    return Alone(_decode_ms(spec.clip), looks, chain.looked / counted, parts)
+    part_share = statistics.fmean(chain.part_shares or [0.0])
+    return Alone(_decode_ms(spec.clip), looks, chain.looked / counted, part_share, parts)
 
 
 def main() -> None:

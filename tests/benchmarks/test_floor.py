@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import av
 import pytest
 
-from benchmarks.floor import PLAN, Series, config_text, confined, played, series_of
+from benchmarks.floor import PLAN, Series, config_text, confined, played, series_of, whole_looks
 from benchmarks.floor.cameras import make_cameras, name
 from benchmarks.floor.flames import stacks_of, svg_of
 from benchmarks.harness.process_tree import switches, system_calls
@@ -90,6 +90,13 @@ def test_files_keep_their_pace_and_cameras_have_one_of_their_own(tmp_path: Path)
         for url in urls:
             with av.open(url) as shown:
                 assert next(shown.decode(video=0)).height == 64
+
+
+def test_a_look_at_parts_counts_by_its_pixels() -> None:
+    found = {"looked": 0.5, "looked_whole": 0.2}
+    assert whole_looks(found, 0.4) == pytest.approx(0.2 + 0.3 * 0.4)
+    assert whole_looks(found, 0.0) == 0.2
+    assert whole_looks({"looked": 0.19, "looked_whole": 0.2}, 0.4) == 0.2  # rounded
 
 
 RAW = """\
