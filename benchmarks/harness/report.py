@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import signal
@@ -275,7 +276,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     if not values:
         raise ValueError("no values")
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered)) - 1))]
+    rank = math.ceil(round(share * len(ordered), 6))  # .07 * 100 is a little more than 7
+    return ordered[max(0, rank - 1)]
 
 
 def median_of_ratios(ours: Sequence[float], theirs: Sequence[float]) -> float:
