@@ -90,6 +90,17 @@ def test_no_frame_of_the_minute_repeats_another(tmp_path: Path) -> None:
     assert brightness[0] < brightness[5] < brightness[10]
 
 
+def test_a_round_without_a_result_of_ours_misses_the_target() -> None:
+    task = {"task": "count", "lines": 1, "peer_lines": 2, "peer_lines_server": None}
+    result = {"installed": None, "peer_installed": None, "outages": []}
+    verdicts = []
+    for ratio, lacking in ((0.5, 0), (0.5, 1), (None, 3), (None, 0)):
+        row = {**task, "seconds_ratio": ratio, "without_result": lacking}
+        seconds = first_contact.bars({**result, "tasks": [row]})[1]
+        verdicts.append(seconds.verdict)
+    assert verdicts == ["held", "MISSED", "MISSED", "not measured"]
+
+
 def test_a_figure_that_is_lacking_once_is_not_told() -> None:
     outages = [
         {"absent": False, "beside_s": 1.0, "back_s": 2.0},
