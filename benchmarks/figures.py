@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks import found_by_labels, heavy_by_labels, missed
 from benchmarks.all import kept
 from benchmarks.figure_tables import SHAPES, listed, number
+from benchmarks.harness.code_behind import short_commit
 from framegate.pipeline.promise import reference
 from framegate.pipeline.telemetry.detector_choice import FOUND
 
@@ -59,7 +60,7 @@ def table(name: str) -> str:
 
 def _measurement(conditions: dict[str, Any]) -> str:
     """Return version, commit, date and machine."""
-    commit = conditions["commit"][:9]
+    commit = short_commit(conditions["commit"])
     machine = f"{conditions['cpu']}, {conditions['cores']} cores"
     load = number(conditions["load_average"])
     return (

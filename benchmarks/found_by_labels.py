@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from benchmarks.harness.code_behind import short_commit
 from framegate.pipeline.telemetry import detector_choice
 
 _DEFAULT: Final = "default"  # name of the default configuration in the result
@@ -21,7 +22,7 @@ _HEAD: Final = """\
 def text(result: dict[str, Any]) -> str:
     """Return the file for a result of `benchmarks.truth`."""
     conditions = result["conditions"]
-    head = _HEAD.format(**{**conditions, "commit": conditions["commit"][:9]})
+    head = _HEAD.format(**{**conditions, "commit": short_commit(conditions["commit"])})
     return "\n".join([head, *map(_table, _runs(result))])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from typing import Any, Final
 
+from benchmarks.harness.code_behind import short_commit
 from framegate.models.detector import policy
 
 CONFIGURATION: Final = "heavy-gate-off"  # of `benchmarks.truth`
@@ -30,7 +31,7 @@ def text(result: dict[str, Any]) -> str:
     conditions = result["conditions"]
     names = ", ".join(f'"{name}"' for name in policy.load("heavy").members)
     lines = [
-        _HEAD.format(**{**conditions, "commit": conditions["commit"][:9]}),
+        _HEAD.format(**{**conditions, "commit": short_commit(conditions["commit"])}),
         f"networks = [{names}]",
         f"f1 = {statistics.fmean(f1s):.3f}",
         f"lowest_f1 = {min(f1s):.3f}",

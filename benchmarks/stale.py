@@ -11,6 +11,7 @@ import sys
 
 from benchmarks import missed
 from benchmarks.all import is_current, kept
+from benchmarks.harness.code_behind import short_commit
 from benchmarks.harness.report import RESULTS
 
 
@@ -28,7 +29,7 @@ def main() -> int:
         conditions = {} if result is None else result["conditions"]
         print(
             f"stale: {name}: measured at {conditions.get('version')}, commit "
-            f"{str(conditions.get('commit'))[:9]}, {conditions.get('date')}"
+            f"{short_commit(conditions.get('commit'))}, {conditions.get('date')}"
         )
     for name, commit in missed.outdated().items():
         print(f"stale: reasons of {name} in benchmarks/missed.py: of the result of commit {commit}")

@@ -3,7 +3,7 @@
 Nothing is run for this. A text in the code that names a module of ours
 (`"framegate.cli"`, `"framegate.stages.detect:Detect"`) counts as an import, since
 processes and stages are started by such names; so does one that names a file beside it
-(`"hop.lua"`), the folder of weights, or one of programs beside it.
+(`"hop.lua"`, `"labels.json"`), the folder of weights, or one of programs or labels beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+_MADE = ("visits.json",)  # a benchmark writes it with its result
 OURS = ("benchmarks", "framegate", "tests", "tools")
 
 
@@ -58,6 +59,14 @@ def commit_of(module: str) -> str | None:
     return commit
 
 
+def short_commit(commit: str | None) -> str:
+    """Return the first digits of what `commit_of` returned, with its `+`; `unknown` for None."""
+    if commit is None:
+        return "unknown"
+    is_changed = commit.endswith("+")
+    return commit[:9] + "+" * is_changed
+
+
 def _git(*words: str) -> str | None:
     command = ("git", "-C", str(ROOT), *words)
     try:
@@ -85,7 +94,9 @@ def _files(names: Iterable[str], path: Path) -> Iterator[Path]:
             yield from (ROOT / "models" / "weights").glob("*.*")
         elif name == "programs":
             yield from (path.parent / name).rglob("*.*")
-        elif name.endswith((".lua", ".toml", ".html")):
+        elif name in ("labels", "second_pass"):
+            yield from (path.parent / name).glob("*.json")
+        elif name.endswith((".lua", ".toml", ".html", ".json")) and name not in _MADE:
             folders = (path.parent, ROOT / "pipeline" / "config", ROOT / "pipeline" / "web")
             places = [folder / name for folder in folders]
             yield from [place for place in places if place.is_file()]

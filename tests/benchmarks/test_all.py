@@ -19,7 +19,7 @@ import pytest
 from benchmarks import all as every
 from benchmarks import figures, missed, stale
 from benchmarks.harness import code_behind
-from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark
+from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark, percentile
 from tests.support.runs import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,6 +196,34 @@ def test_code_that_is_only_named_counts_as_imported() -> None:
         "stages/detect/__init__.py",  # named in the packaged pipeline.toml
     } <= behind
     assert "benchmarks/gate/__init__.py" not in behind
+
+
+def test_labels_count_as_code_and_what_a_benchmark_writes_does_not() -> None:
+    behind = {str(path.relative_to(ROOT)) for path in code_behind.code_behind("benchmarks.alike")}
+    assert {
+        "benchmarks/alike/questions.json",
+        "benchmarks/alike/labels/car-detection.json",
+        "benchmarks/truth/labels/car-detection.json",
+    } <= behind
+    assert "benchmarks/alike/visits.json" not in behind
+    faces = {str(path.relative_to(ROOT)) for path in code_behind.code_behind("benchmarks.faces")}
+    assert "benchmarks/faces/labels.json" in faces
+
+
+def test_a_short_commit_states_changes_that_were_not_committed() -> None:
+    assert code_behind.short_commit("0123456789abcdef") == "012345678"
+    assert code_behind.short_commit("0123456789abcdef+") == "012345678+"
+    assert code_behind.short_commit(None) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "expected"),
+    [(0.99, 100, 99), (0.99, 150, 149), (0.99, 125, 124), (0.5, 3, 2), (0.07, 100, 7), (0.0, 5, 1)],
+)
+def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(
+    share: float, count: int, expected: int
+) -> None:
+    assert percentile(range(1, count + 1), share) == expected
 
 
 def test_a_result_is_stale_once_code_behind_it_changed(
