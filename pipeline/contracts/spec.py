@@ -172,6 +172,15 @@ class WorkerSpec(msgspec.Struct, frozen=True):
         readers = [stage.name for stage in self.stages if stage.main and stage.input == name]
         return next(iter(readers), None)
 
+    def main_path_after(self, name: str) -> tuple[str, ...]:
+        """Return the stages of the main path after a stage, in order; none after a side stage."""
+        after: list[str] = []
+        reader = self.main_reader(name)
+        while reader is not None:
+            after.append(reader)
+            reader = self.main_reader(reader)
+        return tuple(after)
+
     def passed_on(self) -> tuple[str, ...]:
         """Return the stages whose outputs only main stages of this worker read.
 

@@ -17,7 +17,9 @@ class Trimming:
     """The growth of the streams of one worker's stages. Pure.
 
     After TRIM_EVERY entries a stream is due for a trim, which removes the entries that all of its
-    readers have read.
+    readers have read, and all later stages of the main path. Otherwise frames would be lost if the
+    run stopped while a later stage was behind, and then continued without a stage before it: the
+    later stage would read this stream. The credit limits how far the later stages are behind.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -28,7 +30,8 @@ class Trimming:
         for name, live in itertools.product(spec.hosted, (False, True)):
             readers = spec.readers(name, live)
             if readers and not spec.stage(name).publishes:
-                self._readers[name, live] = readers
+                later = spec.main_path_after(name)
+                self._readers[name, live] = tuple(dict.fromkeys((*readers, *later)))
         # A restarted decoder learns from its own stream which pixels are still needed.
         if "decode" in spec.hosted:
             for live in (False, True):
