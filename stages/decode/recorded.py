@@ -152,7 +152,7 @@ class RecordedMedia:
         if len(files) != wanted.files or len(parts(files)) != 1:
             raise SourceFault(
                 f"{place}: {len(files)} files are recorded there now, and {wanted.files} were when "
-                "the run began, so it would get other frames; start another run",
+                "the run began, so the frames would differ; start another run",
                 "changed",
             )
         self._runs = recorded_runs(files)

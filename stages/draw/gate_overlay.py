@@ -224,7 +224,7 @@ FADING: Final = 6  # frames in which the tint of a change fades
 _ALL_OVER: Final = 0.9  # share of changed tiles from which none is tinted, as in a first frame
 _THIN: Final = 0.65
 _SHADOW: Final = 0.40
-_WORDS: Final = {"whole": "looked at all", "part": "looked at", "no": "not looked"}
+_WORDS: Final = {"whole": "looked at everything", "part": "looked at", "no": "not looked at"}
 
 Tiles = npt.NDArray[np.bool_]
 

@@ -151,7 +151,7 @@ class Collect(Stage[CollectState]):
     In     Detections, and the pixels of the frames that are due. Frames that are processed again
            after a kill are written again under the same names
     State  the times at which frames of each kind are due
-    Files  see stages.footage.kept
+    Files  see stages.footage.kept_pictures
     Fails  never: a frame that cannot be kept is counted, and the reason is logged once until
            a frame can be kept again
     """

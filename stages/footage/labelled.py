@@ -321,10 +321,9 @@ def _yolo_label(words: Sequence[str], classes: Sequence[str], where: str) -> Lab
         raise ValueError(f"{' '.join(words)}: must be numbers") from fault
     if not _is_number(words[0]) or int(words[0]) >= len(classes):
         near = did_you_mean(words[0], classes)
-        allowed = "none, as there are no names"
-        if classes:
-            allowed = f"0 to {len(classes) - 1}"
-        raise ValueError(f"class {words[0]}: allowed is {allowed}{near}")
+        if not classes:
+            raise ValueError(f"class {words[0]}: there are no names of classes")
+        raise ValueError(f"class {words[0]}: allowed is 0 to {len(classes) - 1}{near}")
     x, y, width, height = values
     if not all(map(math.isfinite, values)) or width <= 0 or height <= 0:
         raise ValueError("width and height must be above 0, and all numbers finite")

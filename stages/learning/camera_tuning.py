@@ -272,8 +272,9 @@ def check_classes(wishes: ClassWishes) -> None:
 
 def _nothing_seen(seen: FootageSeen) -> str:
     return (
-        f"--from: {len(seen.looks)} pictures, but the teacher ({seen.teacher}) is sure of no class "
-        f"in {teacher.LEAST_FRAMES} of them; allowed is footage with objects"
+        f"--from: {len(seen.looks)} pictures; there is no class of which the teacher "
+        f"({seen.teacher}) is sure in at least {teacher.LEAST_FRAMES} of them; use footage with "
+        "objects"
     )
 
 
@@ -392,7 +393,7 @@ def _size_rows(
     rows = []
     if untuned in ms:
         figures = later_f1(tuned, tuned.general, evidence)
-        rows.append(SizeRow(f"{untuned}, as it comes", None, figures, ms[untuned], False))
+        rows.append(SizeRow(f"{untuned}, as shipped", None, figures, ms[untuned], False))
     for each in tuned.sides:
         figures = later_f1(tuned, each.shown, evidence)
         rows.append(SizeRow(f"{each.side}, tuned", each.f1, figures, ms[each.side], each is best))

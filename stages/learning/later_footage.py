@@ -1,7 +1,7 @@
 """Footage that is newer than a model: how much there is, and how the model does on it.
 
 Pictures that the model may have learned from judge nothing. The model is compared with the shipped
-detector as it comes, because that is what would serve without it.
+detector as shipped, because that is what would serve without it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def judge(
         if picture is None:
             raise ConfigFaults([_nothing_later(manifest, earlier)])
         verdict = _verdict(manifest, later)
-        name = "light, as it comes"
+        name = "light, as shipped"
         forgotten = _forgotten(manifest, later.said)
         ms = _times(own, picture)
         metrics = {**verdict.metrics, "ms": round(ms[0], 3), "general_ms": round(ms[1], 3)}
@@ -212,8 +212,8 @@ def _span_of(frame: FootageFrame, manifest: Manifest) -> FootageSpan | None:
 
 def _nothing_later(manifest: Manifest, n_earlier: int) -> str:
     return (
-        f"--from: no picture is later than the footage of {manifest.ref} ({n_earlier} are of it); "
-        "allowed is later footage of these sources, or that of another day in a file of its own"
+        f"--from: no picture is later than the footage of {manifest.ref} ({n_earlier} are from it)"
+        "; allowed is later footage of these sources, or that of another day in a file of its own"
     )
 
 

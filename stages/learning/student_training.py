@@ -398,7 +398,7 @@ def _compared(
         later_f1(found, shown, evidence) for shown in (found.general, tuned.shown, side.shown)
     )
     rows = (
-        SizeRow(f"{light}, as it comes", None, shipped_f1, light_ms, False),
+        SizeRow(f"{light}, as shipped", None, shipped_f1, light_ms, False),
         SizeRow(f"{light}, tuned", tuned.f1, tuned_f1, light_ms, False),
         SizeRow(own_name, side.f1, own_f1, own_ms, verdict.allowed),
     )

@@ -84,7 +84,7 @@ def test_without_a_person_only_classes_that_one_confirmed_earlier_count() -> Non
 
 def test_tables_fit_eighty_columns() -> None:
     sizes = (
-        SizeRow("416, as it comes", None, (0.6, 0.55, 0.65), 123.4, is_chosen=False),
+        SizeRow("416, as shipped", None, (0.6, 0.55, 0.65), 123.4, is_chosen=False),
         SizeRow("224, tuned", 0.98, (0.97, 0.95, 0.99), 12.3, is_chosen=True),
     )
     classes = (

@@ -120,8 +120,8 @@ def test_objects_that_were_not_looked_at_are_dashed(origin, dashed):
 @pytest.mark.parametrize(
     ("looked", "reason", "words"),
     [
-        ("no", "unchanged", "not looked: unchanged"),
-        ("whole", "frame_age", "looked at all: frame age"),
+        ("no", "unchanged", "not looked at: unchanged"),
+        ("whole", "frame_age", "looked at everything: frame age"),
         ("part", "changed", "looked at 25%: changed"),
     ],
 )

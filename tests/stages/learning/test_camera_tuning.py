@@ -177,7 +177,7 @@ def test_bad_footage_has_its_message(registry: Path, tmp_path: Path) -> None:
     chroma = np.full((24, 32), 128, np.uint8)
     frames = [footage.frame_of((greys[n % 2], chroma, chroma), "yuv420p") for n in range(180)]
     bare = footage.write_frames(tmp_path / "bare.mkv", frames, footage.steady(180))
-    with pytest.raises(ConfigFaults, match="is sure of no class"):
+    with pytest.raises(ConfigFaults, match="there is no class of which"):
         tune(of(bare), nobody, lambda *_, **__: None)
     assert "yard" not in {one.manifest.name for one in Registry(registry).models()}
 

@@ -56,7 +56,7 @@ def test_a_model_that_holds_its_own_may_serve(
     assert main(words(registry, "street", *STREETS)) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "may serve: by agreement with the teacher, F1 +" in printed
-    assert "against light, as it comes" in printed
+    assert "against light, as shipped" in printed
     kept = store.judgement(manifest)
     assert kept is not None
     assert refusal_of(kept) == ""
