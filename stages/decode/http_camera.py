@@ -20,7 +20,7 @@ from email.message import Message
 from typing import Any, Final, NoReturn
 
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
-from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.redaction import shown, split_login
 from framegate.stages.decode.camera_login import (
     LOGIN_REFUSED,
     CameraLogin,
@@ -146,9 +146,9 @@ class HttpBody:
     # -- the head
 
     def _ask(self, url: str, timeout_s: float) -> Any:
-        parts = urllib.parse.urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        plain = urllib.parse.urlunsplit((parts.scheme.lower(), host, *parts[2:4], ""))
+        login, place = split_login(url)
+        parts = urllib.parse.urlsplit(place)
+        plain = urllib.parse.urlunsplit((parts.scheme.lower(), *parts[1:4], ""))
         plain = urllib.parse.quote(plain, safe=string.punctuation)
         opener = urllib.request.OpenerDirector()
         opener.addheaders = [("User-Agent", "Framegate"), ("Accept", "*/*")]
@@ -162,9 +162,8 @@ class HttpBody:
             _HttpsHandler(self),
         ):
             opener.add_handler(handler)
-        if parts.username is not None:
-            user = urllib.parse.unquote(parts.username)
-            password = urllib.parse.unquote(parts.password or "")
+        if login is not None:
+            user, _, password = map(urllib.parse.unquote, login.partition(":"))
             opener.add_handler(_LoginHandler(self, CameraLogin(user, password), plain))
         return opener.open(plain, timeout=timeout_s)
 

@@ -152,6 +152,13 @@ def test_a_password_goes_to_no_other_host(host: str) -> None:
     assert caught.value.reason == "permission"
 
 
+def test_a_password_with_brackets_is_tried(host: str) -> None:
+    with pytest.raises(SourceFault) as caught:
+        HttpBody(f"http://anna:wr[0]ng@{host}/digest", 20.0)
+    assert caught.value.reason == "permission"
+    assert "[0]" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [("digest", "permission"), ("403", "permission"), ("404", "missing"), ("500", "unreachable")],
