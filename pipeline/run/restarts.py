@@ -47,7 +47,8 @@ class Deaths:
     ) -> list[tuple[SourceStage, Position]]:
         """Record a death. Return the records to set aside because of it.
 
-        in_hand    last record that the worker announced, by (source, stage)
+        in_hand    records that the worker announced and did not finish, by (source, stage), in the
+                   order in which they were announced
         positions  positions of the stages in the store, by (source, stage)
         epochs     last epoch of each source, which waiting records may already belong to
         live       names of the sources that are cameras
@@ -91,26 +92,30 @@ class Deaths:
         positions: Mapping[SourceStage, Position],
         live: Collection[str],
     ) -> list[tuple[SourceStage, Position]]:
-        """Count the death against the announced records. Return those that reached the limit."""
+        """Count the death against the last announced record. Return it if it reached the limit.
+
+        The records before it wait for an answer, so they did not run.
+        """
         self._blamed = {
             place: (at, deaths)
             for place, (at, deaths) in self._blamed.items()
             if not _is_past(positions.get(place, at), at)
         }
-        guilty = []
-        for place, at in in_hand.items():
-            if positions.get(place, at) >= at:
-                continue
-            blamed, deaths = self._blamed.get(place, (at, 0))
-            source, stage = place
-            is_camera = source in live and stage == "decode"
-            if blamed != at and not is_camera:
-                deaths = 0
-            deaths += 1
-            self._blamed[place] = (at, deaths)
-            if deaths == LIMIT:
-                guilty.append((place, at))
-        return guilty
+        if not in_hand:
+            return []
+        place, at = list(in_hand.items())[-1]
+        if positions.get(place, at) >= at:
+            return []
+        blamed, deaths = self._blamed.get(place, (at, 0))
+        source, stage = place
+        is_camera = source in live and stage == "decode"
+        if blamed != at and not is_camera:
+            deaths = 0
+        deaths += 1
+        self._blamed[place] = (at, deaths)
+        if deaths != LIMIT:
+            return []
+        return [(place, at)]
 
     def forget(self, source: str) -> None:
         """Forget a removed source: a later source of that name is another one."""

@@ -42,7 +42,7 @@ class WorkerHandle:
 
     is_ready         whether the current process is ready
     was_ready        whether any of its processes was ready
-    in_hand          records that the process has announced and not finished
+    in_hand          records that the process has announced and not finished, the latest last
     vain_deaths      deaths in a row soon after the start or after a hang
     progress_mono    monotonic time of the last progress
     unanswered_mono  monotonic time of the oldest ping without an answer
@@ -165,9 +165,8 @@ class WorkerHandle:
 
     def _note_in_hand(self, message: RecordInHand) -> None:
         place = (message.source, message.stage)
-        if message.position is None:
-            self.in_hand.pop(place, None)
-        else:
+        self.in_hand.pop(place, None)
+        if message.position is not None:
             self.in_hand[place] = message.position
 
     def tell(self, message: ToWorker) -> None:

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
+from framegate.pipeline.engine.control_messages import RecordInHand, SharedMemory
 from framegate.pipeline.ingest.credit import (
     Credit,
     still_unread,
 )
 from framegate.pipeline.run.restarts import LIMIT, Deaths
 from framegate.pipeline.run.store_probe import pending_stages
+from framegate.pipeline.run.worker_handle import WorkerHandle
 from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.histograms import BOUNDS_S, bucket, percentile
 
@@ -83,6 +85,25 @@ class TestDeaths:
                 [(self.PLACE, at)] if n == LIMIT - 1 else []
             )
         assert deaths.set_aside == {(self.PLACE, at)}
+
+    def test_a_record_that_waits_for_an_answer_is_not_blamed_for_a_later_one(self) -> None:
+        """A waiting record stays announced, and is announced again at each try."""
+        other = ("file", "detect")
+        waiting, deadly = Position(1, 5), Position(1, 9)
+        positions = {self.PLACE: Position(1, 4), other: Position(1, 8)}
+        epochs = {"camera": 1, "file": 1}
+        deaths = Deaths()
+        worker = WorkerHandle("w", ["detect"], lambda *_: None, lambda _: (SharedMemory(), None))
+        guilty = []
+        for _ in range(LIMIT):
+            worker.in_hand.clear()
+            for place, at in ((self.PLACE, waiting), (other, deadly), (self.PLACE, waiting)):
+                worker._note_in_hand(RecordInHand(*place, at))
+            assert list(worker.in_hand) == [other, self.PLACE]
+            worker._note_in_hand(RecordInHand(*other, deadly))
+            guilty = deaths.died(worker.in_hand, positions, epochs)
+        assert guilty == [(other, deadly)]
+        assert deaths.set_aside == {(other, deadly)}
 
     def test_a_position_that_moves_on_clears_the_record(self) -> None:
         deaths = Deaths()
