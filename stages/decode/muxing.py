@@ -291,6 +291,7 @@ class Muxing:
     def _begin_run(self, first: Packet[Any], seconds: float) -> None:
         """Begin a run with a new init part."""
         self._written.take()
+        self._min_s = min(self._min_s, seconds)  # time may have stepped to below zero
         base = first.time_base
         form = self._templates.format.name
         muxer = av.open(self._written, "w", format=form, container_options=dict(_MUXING))

@@ -60,6 +60,9 @@ def some_twice(n: int, packet: Any) -> None:
     [
         moved(KEY, -3.0),
         moved(BETWEEN, -3.0),
+        moved(KEY, -10.0),
+        moved(BETWEEN, -10.0),
+        moved(KEY, -86_400.0),
         moved(KEY, 100.0),
         moved(BETWEEN, 100.0),
         moved(0, -1.0),
