@@ -74,11 +74,11 @@ _FIRST_ROOM: Final = 8 << 20  # bytes that a first segment may need
 
 
 class DiskFull(RecordingLost):
-    """There is no room for a fragment, and no recording may be removed for it."""
+    """There is no room for a fragment, and removing recordings does not make it."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the disk is full (record.free_bytes stay free), and no older recording may be removed",
+            "the disk is full (record.free_bytes stay free), and removing recordings does not help",
             "disk_full",
         )
 

@@ -17,6 +17,7 @@ from framegate.pipeline.contracts.episodes import Change, Clip
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.spec import RecordSpec
+from framegate.pipeline.recording import retention
 from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.clips import pin_clips, recorded_clips
 from framegate.pipeline.recording.index import Index, Segment, clip_pins
@@ -100,6 +101,37 @@ def test_age_takes_clips_later(index: Index, host: SimulatedHost) -> None:
     assert trim(index, limited(days=1.0), "gate", 0)
     assert numbers(index) == []
     assert [told.cause for told in index.trims()] == ["age"]
+
+
+def test_clips_go_no_sooner_than_the_rest(index: Index, host: SimulatedHost) -> None:
+    for n in range(4):
+        add(index, n)
+    index.pin("gate", NOW + 5, NOW + 6, "one", "detection")
+    host.passes(59 * DAY_S)
+    assert trim(index, limited(days=60.0), "gate", 0)
+    assert numbers(index) == [0, 1, 2, 3]
+    host.passes(2 * DAY_S)
+    assert trim(index, limited(days=60.0), "gate", 0)
+    assert numbers(index) == []
+
+
+def test_a_disk_that_frees_no_space_costs_only_the_bytes_it_lacks(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with snapshots, or a player that has the files open."""
+    free = 10 * EACH
+    monkeypatch.setattr(retention, "free_bytes", lambda _: free)
+    for n in range(20):
+        add(index, n)
+    for _ in range(5):
+        assert not trim(index, limited(free=12 * EACH), "gate", EACH // 2)
+        assert numbers(index) == [*range(3, 20)]
+    monkeypatch.setattr(retention, "_waits_until", {})  # a minute later
+    assert not trim(index, limited(free=12 * EACH), "gate", EACH // 2)
+    assert numbers(index) == [*range(6, 20)]
+    free = 13 * EACH
+    assert trim(index, limited(free=12 * EACH), "gate", EACH // 2)
+    assert numbers(index) == [*range(6, 20)]
 
 
 def test_too_little_room_on_the_disk_takes_all_it_must_and_says_if_that_is_not_enough(
