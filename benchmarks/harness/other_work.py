@@ -33,13 +33,15 @@ class OtherWork:
     parent. The time that a hypervisor gives to other machines (steal) counts as other work.
     """
 
-    def __init__(self, every_s: float = _EVERY_S) -> None:
-        self._every_s = every_s
+    def __init__(self, every_s: float = _EVERY_S, minute_s: float = 60.0) -> None:
+        self._every_s, self._minute_s = every_s, minute_s
         self._over = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True, name="other-work")
         self._mark = os.environ.setdefault(MARK, uuid.uuid4().hex)
         self._began = time.monotonic()
         self._spent_s = 0.0
+        self._minute = time.monotonic(), 0.0  # when the present one began, and what was spent then
+        self.worst_minute = 0.0  # most cores in the mean of a minute; 0 before one is over
 
     def __enter__(self) -> OtherWork:
         self._sampler.start()
@@ -62,6 +64,15 @@ class OtherWork:
             now, stolen_now = dict(_others(self._mark)), _stolen_s()
             self._spent_s += _growth_s(before, now) + stolen_now - stolen
             before, stolen = now, stolen_now
+            self._end_minute()
+
+    def _end_minute(self) -> None:
+        began, spent_s = self._minute
+        span_s = time.monotonic() - began
+        if span_s >= self._minute_s:
+            cores = (self._spent_s - spent_s) / span_s
+            self.worst_minute = max(self.worst_minute, cores)
+            self._minute = began + span_s, self._spent_s
 
 
 def _growth_s(before: Mapping[int, float], now: Mapping[int, float]) -> float:

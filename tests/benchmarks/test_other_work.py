@@ -52,12 +52,14 @@ def test_work_of_others_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        others = OtherWork()
-        with others:
+        others, of_minutes = OtherWork(), OtherWork(minute_s=0.0)
+        with others, of_minutes:
             process.stdin.write(b"\n")
             process.stdin.flush()
             assert process.stdout.readline() == b"burnt\n"
         assert others._spent_s >= 0.4
+        assert others.worst_minute == 0.0  # none is over
+        assert of_minutes.worst_minute > 0.0
 
 
 def test_processes_of_the_run_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +81,9 @@ def test_a_disturbed_result_is_not_kept(
     assert list(tmp_path.iterdir()) == []
     assert "cache: not kept: other work used" in capsys.readouterr().out
     monkeypatch.setattr(report, "OTHER_CORES", 1000.0)
+    monkeypatch.setattr(report, "OTHER_CORES_A_MINUTE", -1.0)
+    assert benchmark.main(["--write"]) == report.DISTURBED
+    monkeypatch.setattr(report, "OTHER_CORES_A_MINUTE", 1000.0)
     assert benchmark.main(["--write"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["cache.json"]
 
