@@ -112,6 +112,7 @@ class Workers:
             else:
                 self._planned.append(worker)
         self._tasks: dict[WorkerHandle, asyncio.Task[None]] = {}
+        self._hung_look_mono = time.monotonic()  # of the last `kill_hung`
         self._draining = False
         self._stopping = False
         self._were_ready = False  # all workers in use were ready at the same time
@@ -208,13 +209,20 @@ class Workers:
     def kill_hung(self, pending: Mapping[str, set[str]]) -> None:
         """Kill the workers that make no progress although they have work, or do not answer.
 
-        A worker that waits for a camera has no work but must answer.
+        A worker that waits for a camera has no work but must answer. Call this regularly. After a
+        break, during which the store was away, the time of every worker begins again.
 
         pending: stages with work, by source
         """
         now = time.monotonic()
         hung_s = self._plan.hung_s
+        had_break = now - self._hung_look_mono > hung_s / 2
+        self._hung_look_mono = now
         for worker in self._planned:
+            if had_break:
+                worker.progress_mono = now
+                if worker.unanswered_mono is not None:
+                    worker.unanswered_mono = now
             work = {s: stages for s, stages in pending.items() if self._serves(worker, s)}
             if not worker.is_ready or not worker.has_work(work):
                 worker.progress_mono = now

@@ -13,9 +13,12 @@ from framegate.pipeline.contracts.errors import ModelNotTaken
 from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
 from framegate.pipeline.engine.control_messages import Prepare, Ready, SharedMemory, ToSupervisor
 from framegate.pipeline.run import worker_handle
-from framegate.pipeline.run.keep_workers import prepare
+from framegate.pipeline.run.keep_workers import Workers, prepare
+from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.run.run_ending import RunEnding
 from framegate.pipeline.run.worker_handle import WorkerHandle
-from tests.support.runs import DEADLINE_S
+from framegate.pipeline.store.retention import RetentionLimits
+from tests.support.runs import DEADLINE_S, stop_process
 
 STAGE = "tests.support.user_stages:PreparesSlowly"
 
@@ -103,3 +106,51 @@ def test_a_worker_killed_as_hung_died_in_vain_however_long_it_lived(
         assert one.worker.vain_deaths == 0
 
     with_a_worker(tmp_path, hang)
+
+
+def plan_of(folder: Path, hung_s: float) -> Plan:
+    stages = (
+        StageSpec("decode", "", None, True, True, False),
+        StageSpec("slow", STAGE, "decode", True, True, True),
+    )
+    return Plan(
+        run="run",
+        store="unix:///none",
+        identity="",
+        folder=str(folder),
+        results_keep=0,
+        results=RetentionLimits(),
+        certificates_age_s=0.0,
+        log_level="INFO",
+        log_format="text",
+        hung_s=hung_s,
+        stages=stages,
+        workers={"w": ["slow"]},
+        episodes=(0, 0.0),
+    )
+
+
+def test_a_break_longer_than_a_worker_may_hang_is_not_the_workers_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the store is away, no worker is asked. One that hangs after that is killed."""
+    hung_s = 0.5
+    pending = {"a": {"slow"}}
+
+    async def look(one: OneWorker) -> None:
+        sources: Any = None  # neither is used by `kill_hung`
+        probe: Any = None
+        workers = Workers(plan_of(tmp_path, hung_s), sources, probe, RunEnding(), lambda: None)
+        workers._planned = [one.worker]
+        workers.kill_hung(pending)
+        await asyncio.sleep(2 * hung_s)  # the break
+        workers.kill_hung(pending)
+        assert "no progress" not in caplog.text
+        assert one.worker.pid is not None
+        stop_process(one.worker.pid)
+        while one.worker.pid is not None:
+            workers.kill_hung(pending)
+            await asyncio.sleep(hung_s / 50)
+        assert "no progress" in caplog.text
+
+    with_a_worker(tmp_path, look)
