@@ -150,7 +150,7 @@ def read_fragment(moof: bytes | memoryview, tracks: dict[int, Mp4Track]) -> Frag
     """Return the content of a `moof` box; None if it has no pictures. NotWhole."""
     try:
         return _fragment(moof, tracks)
-    except (StopIteration, KeyError, struct.error) as error:
+    except (StopIteration, KeyError, struct.error, IndexError) as error:
         raise NotWhole("a fragment of it cannot be read") from error
 
 
@@ -364,5 +364,5 @@ def read_file(file: BinaryIO | io.FileIO) -> FileContents:
 def _read_head(text: bytes) -> Head:
     try:
         return msgspec.json.decode(text, type=Head)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise NotWhole("it does not name its source") from error

@@ -194,8 +194,9 @@ def test_sound_beside_pictures_has_an_end_and_alone_it_is_no_fragment_of_picture
         fragment(box("traf", full("tfhd", 0, 0, words(VIDEO)), samples(1))),
         fragment(run_of(VIDEO, samples((1 << 20) + 1))),
         fragment(run_of(VIDEO, samples(2, 0x100, words(40)))),
+        fragment(box("traf", full("tfhd", 0, 0, words(VIDEO)), box("tfdt"))),
     ],
-    ids=["of an unknown track", "without a time", "of too many samples", "cut off"],
+    ids=["of an unknown track", "without a time", "of too many samples", "cut off", "empty time"],
 )
 def test_a_fragment_that_cannot_be_read_is_refused(moof: bytes) -> None:
     with pytest.raises(NotWhole):
@@ -244,7 +245,7 @@ def test_a_fragment_without_a_time_of_capture_counts_as_bytes_only() -> None:
     assert found.nbytes == len(recording(moof, second(1000, 2.0), moof).getvalue())
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b'{"source": 3}', b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"{}", b'{"source": 3}', b"\xff", b'{"source": "\xff"}'])
 def test_a_file_that_does_not_name_its_source_is_refused(text: bytes) -> None:
     head = head_box(Head("gate"))
     ours = head[8:24]
