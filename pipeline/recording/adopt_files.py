@@ -21,7 +21,7 @@ import msgspec
 
 from framegate.pipeline.recording.durable import put
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.index_tables import repeat_if_replaced
+from framegate.pipeline.recording.index_tables import repeat_if_replaced, source_folders
 from framegate.pipeline.recording.mp4_boxes import FileContents, NotWhole, read_file
 from framegate.pipeline.recording.recorder_states import OPEN, SUFFIX
 
@@ -47,7 +47,7 @@ def rebuild(index: Index) -> int:
     opened = index.opened
     adopted = 0
     left_out = False
-    for folder in sorted(path for path in index.folder.iterdir() if path.is_dir()):
+    for folder in source_folders(index.folder):
         with _turn(folder, waits=False) as has_turn:
             if has_turn:
                 adopted += _adopt(index, folder.name)

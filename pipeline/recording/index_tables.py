@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
+from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.recording.durable import make_folder, transaction
 
 T = TypeVar("T")
@@ -232,7 +233,7 @@ class IndexTables:
             self._db.execute(statement)
         self._db.execute(f"PRAGMA {name}.user_version = {VERSION}")
         if name == "main":
-            is_empty = not any(path.is_dir() for path in self.folder.iterdir())
+            is_empty = not source_folders(self.folder)
             is_whole = is_whole or is_empty
             self._db.execute("INSERT INTO state VALUES (1, ?)", (int(is_whole),))
             if version:
@@ -401,6 +402,13 @@ def _is_damage(error: sqlite3.Error) -> bool:
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+def source_folders(folder: Path) -> list[Path]:
+    """Return the folders of sources in a folder of recordings, by name. Others, such as the
+    lost+found of a disk, are left out.
+    """
+    return sorted(path for path in folder.iterdir() if is_name(path.name) and path.is_dir())
 
 
 def gap_reason(error: Exception) -> GapReason:

@@ -70,6 +70,17 @@ def test_files_that_another_process_adds_are_left_to_it(
     assert as_files_say(segments(tmp_path)) == as_files_say(rows)
 
 
+def test_folders_of_no_source_are_left_alone(tmp_path: Path, rows: list[Segment]) -> None:
+    """A disk for recordings has a lost+found, which only root can open."""
+    assert rows
+    recordings = tmp_path / FOLDER
+    os.rename(recordings / "gate", recordings / "lost+found")
+    remove_index(tmp_path)
+    with closing(Index(tmp_path)) as index:
+        assert index.is_whole
+        assert rebuild(index) == 0
+
+
 def test_files_are_added_in_several_transactions_and_one_that_goes_meanwhile_is_left_out(
     tmp_path: Path, rows: list[Segment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
