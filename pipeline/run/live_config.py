@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from framegate.pipeline.config.by_source import recording_faults
 from framegate.pipeline.config.config import DEFAULTS, Config, parsed_toml
 from framegate.pipeline.config.config_file import (
     Check,
@@ -169,6 +170,11 @@ class RunConfig:
         def check(text: str) -> Config:
             config = read(text)
             faults = event_faults(config, self._models)
+            recorded = self._started.record.sources
+            faults += [
+                f"{fault}, then start the run again (--resume): it records them until it ends"
+                for fault in recording_faults(config.privacy, recorded)
+            ]
             if faults:
                 raise ConfigFaults(faults)
             check_filters(config, self._models)

@@ -14,6 +14,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from framegate.pipeline.config.snooze import Snooze
+from framegate.pipeline.contracts.errors import RequestRefused
+from framegate.pipeline.contracts.live_config import ReloadConfig
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.control.live_config import config_routes
 from tests.support.live_config import AnsweringConfig
@@ -245,6 +247,20 @@ def test_an_edit_by_hand_waits_for_a_reload(editor: Editor) -> None:
     assert "not TOML" in broken["waits"][0]
     assert list(broken["versions"]) == ["visitor"]
     assert editor.post("reload", {}).status_code == 400
+
+
+def test_a_source_that_the_run_records_gets_no_privacy_mask(tmp_path: Path) -> None:
+    """Also if the file no longer records it: the run does so until its next start."""
+    file = tmp_path / "pipeline.toml"
+    file.write_text('[record]\nsources = ["door", "yard"]\n', encoding="utf-8")
+    ask = AnsweringConfig(file).ask
+    mask = "[privacy.masks]\n{} = [[[0.1, 0.1], [0.6, 0.1], [0.6, 0.9]]]\n"
+    record = '[record]\nsources = ["yard"]\n'
+    file.write_text(record + mask.format("door"), encoding="utf-8")
+    with pytest.raises(RequestRefused, match=r"areas that .* hides of door; remove these, then"):
+        ask(ReloadConfig())
+    file.write_text(record + mask.format("hall"), encoding="utf-8")
+    ask(ReloadConfig())
 
 
 def test_masks_of_lazy_sources_wait_for_the_next_start(editor: Editor) -> None:
