@@ -135,7 +135,12 @@ class Recording:
             name = f"adopt-{self.source}"
             adoption = threading.Thread(target=self._adopt, name=name, daemon=True)
             self._adoption = adoption
-        adoption.start()
+        try:
+            adoption.start()
+        except RuntimeError as error:  # the limit of threads is reached
+            log.warning("source %s: files without a row remain: %s", self.source, error)
+            self.look_again()
+            return
         adoption.join(ADOPTION_S)
 
     def _adopt(self) -> None:
@@ -353,13 +358,14 @@ class Take:
         date = time.gmtime(captured)
         folder = self._recording.folder / str(self._epoch) / time.strftime("%Y-%m-%d", date)
         name = f"{time.strftime('%H%M%S', date)}.{int(captured % 1 * 1000):03}"
-        make_folder(folder)
         for n in range(10_000):
             suffix = f"-{n}" if n else ""
             path = folder / f"{name}{suffix}{SUFFIX}"
             if path.exists():
                 continue
-            with suppress(FileExistsError):
+            # Retention may remove the folder just now, as long as it is empty.
+            with suppress(FileExistsError, FileNotFoundError):
+                make_folder(folder)
                 return path, new_file(open_path(path))
         raise FileExistsError(f"{folder}: too many files of one time")
 
@@ -412,7 +418,8 @@ class Take:
             self._recording.look_again()
         finally:
             growing.close()
-        self._room = max(_FIRST_ROOM, 2 * growing.nbytes)
+        # With few bytes and long files, twice the last file could be more than the limit.
+        self._room = min(max(_FIRST_ROOM, 2 * growing.nbytes), self._recording.spec.bytes // 4)
 
     def _report(self, growing: GrowingSegment | None = None, why: str | None = None) -> None:
         """Note the state in the index: the growing file, or the reason why there is none."""

@@ -10,19 +10,23 @@ import errno
 import io
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording import segment_writer as take_module
 from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.durable import write_all
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.recording.mp4_boxes import Fragment, boxes, read_fragment, read_init
+from framegate.pipeline.recording.open_segment import new_file
 from framegate.pipeline.recording.recorder_states import OPEN, RecordingGap
 from framegate.pipeline.recording.segment_writer import Recording
 from tests.support.recorded import WIDE, record, split, write_both
@@ -70,8 +74,8 @@ def half_written(file: io.FileIO, data: bytes) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def record_pieces(data: Path, pieces: Pieces) -> None:
-    take = Recording(data, "gate", WIDE).take()
+def record_pieces(data: Path, pieces: Pieces, spec: RecordSpec = WIDE) -> None:
+    take = Recording(data, "gate", spec).take()
     take.announce_epoch(1, None)
     take.begin(pieces[0], 0.0)
     for piece, _ in pieces[1]:
@@ -179,6 +183,54 @@ def test_a_short_write_is_continued(tmp_path: Path) -> None:
     with Slow(path, "w") as file:
         write_all(file, b"0123456789")
     assert path.read_bytes() == b"0123456789"
+
+
+def test_a_limit_of_threads_costs_no_recording(
+    pieces: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files without a row are added later, and those that come now are recorded."""
+    recording = Recording(tmp_path, "gate", WIDE)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, closing(Index(tmp_path)) as index:
+        patch.setattr(threading.Thread, "start", refuse)
+        recording.add_missing_rows(index)
+        record_pieces(tmp_path, pieces)
+    assert check(tmp_path, pieces) == []
+    assert not recording._is_adopted
+
+
+def test_files_longer_than_half_the_limit_do_not_cost_the_others(
+    pieces: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file needs twice the bytes of the last one, but not more than there are."""
+    record_pieces(tmp_path / "all", pieces)
+    longest = max(path.stat().st_size for path in files(tmp_path / "all"))
+    monkeypatch.setattr(take_module, "_FIRST_ROOM", 1)
+    spec = msgspec.structs.replace(WIDE, bytes=longest * 3 // 2)
+    record_pieces(tmp_path / "few", pieces, spec)
+    with closing(Index(tmp_path / "few")) as index:
+        assert index.recorders.gaps("gate", 0.0, 1e12) == []
+        assert len(index.all_segments()) == 2
+
+
+def test_a_folder_that_is_removed_just_now_is_made_again(pieces: Pieces, tmp_path: Path) -> None:
+    """Retention removes empty folders, also that of a file which is about to be created."""
+
+    def remove(path: Path) -> io.FileIO:
+        if not removed:
+            removed.append(path)
+            path.parent.rmdir()
+        return new_file(path)
+
+    removed: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(take_module, "new_file", remove)
+        record_pieces(tmp_path, pieces)
+    assert removed
+    assert check(tmp_path, pieces) == []
 
 
 def test_a_file_that_nobody_finished_is_taken_in_by_the_same_process(
