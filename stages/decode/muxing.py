@@ -174,11 +174,13 @@ class Muxing:
         self._min_s = 0.0  # the earliest time before the first run
         self._recorded = recorded
         self._bad_since: float | None = None  # captured
+        self._last = 0.0  # captured: the last packet
         self._undated: list[QueuedPacket] = []
         self._early: deque[QueuedPacket] = deque(maxlen=256)  # sound before its pictures
 
     def add(self, queued: QueuedPacket) -> None:
         """Take a packet. One that cannot be muxed costs a gap up to the next key frame."""
+        self._last = queued.captured
         try:
             self._add(queued)
         except (ValueError, ArithmeticError, struct.error, NotWhole, av.error.FFmpegError) as error:
@@ -196,6 +198,9 @@ class Muxing:
     def finish(self) -> None:
         """Write all held packets."""
         self._end_run()
+        if self._bad_since is not None:
+            self._take.note_loss(self._bad_since, self._last, "bad_packet")
+            self._bad_since = None
 
     def _add(self, queued: QueuedPacket) -> None:
         packet = queued.packet

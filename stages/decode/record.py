@@ -21,7 +21,7 @@ from typing import Any, Final
 from av.packet import Packet
 
 from framegate.pipeline.recording.alignment import Alignment
-from framegate.pipeline.recording.index_tables import GapReason, RecordingLost
+from framegate.pipeline.recording.index_tables import GapReason, RecordingLost, gap_reason
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.clocks import camera_time
 from framegate.stages.decode.muxing import LEAP_S, Muxing, QueuedPacket, templates
@@ -50,6 +50,8 @@ class PacketRecorder:
         self._queue: deque[QueuedPacket] = deque()
         self._nbytes = 0
         self._dropping: float | None = None  # captured: the first dropped packet
+        self._losses: list[tuple[float, float]] = []  # captured: dropped packets to be noted
+        self._heard = 0.0  # captured: the last packet
         self._over = False
         self._thread: threading.Thread | None = None
         self._alignment = take.alignment
@@ -88,14 +90,16 @@ class PacketRecorder:
         parameters = bytes(packet.get_sidedata(_NEW)) if packet.has_sidedata(_NEW) else b""
         queued = QueuedPacket(track, copy, captured, arrived_mono, parameters)
         with self._changed:
+            self._heard = captured
             if self._is_full(packet.size) and not self._wait_for_room(packet.size):
-                self._dropping = self._dropping or captured
+                if self._dropping is None:
+                    self._dropping = captured
                 return
             if self._dropping is not None:
                 if track or not packet.is_keyframe:
                     return
-                why: GapReason = "slow_disk" if self._live else "no_picture"
-                self._take.note_loss(self._dropping, captured, why)
+                # The other thread notes it: the take's index is of that thread.
+                self._losses.append((self._dropping, captured))
                 self._dropping = None
             if not self._queue or self._nbytes > QUEUE_BYTES // 2:
                 self._changed.notify_all()
@@ -132,20 +136,24 @@ class PacketRecorder:
 
     def _run(self) -> None:
         assert self._templates is not None
+        at: float | None = None  # captured: the last packet in hand
         try:
             muxing: Muxing | None = None
             while (packets := self._next()) is not None:
+                at = packets[0].captured
+                self._note_losses()
                 if muxing is None:  # a file's epoch is known only now
                     recorded = None if self._live else self._take.recorded()
                     muxing = Muxing(self._take, self._templates, recorded)
                 for packet in packets:
+                    at = packet.captured
                     muxing.add(packet)
             if muxing is not None:
                 muxing.finish()
-        except (RecordingLost, OSError) as error:
-            log.warning("source %s: its recording ended: %s", self._take.source, error)
-        except Exception:
+            self._note_losses(ends=True)
+        except Exception as error:
             log.exception("source %s: its recording failed", self._take.source)
+            self._lose_rest(error, at)
         finally:
             with self._changed:
                 self._over = True
@@ -153,6 +161,34 @@ class PacketRecorder:
                 self._nbytes = 0
                 self._changed.notify_all()
             self._take.close()
+
+    def _note_losses(self, *, ends: bool = False) -> None:
+        """Note the packets that found no room. ends: also those dropped up to the connection's end,
+        unless they are of a file whose epoch was never known: it is recorded from its start later.
+        """
+        with self._changed:
+            if ends and self._dropping is not None and self._may_write():
+                self._losses.append((self._dropping, self._heard))
+                self._dropping = None
+            losses, self._losses = self._losses, []
+        why: GapReason = "slow_disk" if self._live else "no_picture"
+        for since, until in losses:
+            self._take.note_loss(since, until, why)
+
+    def _lose_rest(self, error: Exception, at: float | None) -> None:
+        """Drop all packets up to the end of the connection, and note that with an error as reason.
+
+        at  captured: the packet that was being recorded
+        """
+        self._take.refuse(f"{type(error).__name__}: {error}")
+        while self._next() is not None:
+            pass
+        self._note_losses(ends=True)
+        if at is not None:
+            why: GapReason = "bad_packet"
+            if isinstance(error, (RecordingLost, OSError)):
+                why = gap_reason(error)
+            self._take.note_loss(at, max(at, self._heard), why)
 
     def _next(self) -> list[QueuedPacket] | None:
         """Return a batch of queued packets once they may be written; None at the end."""
