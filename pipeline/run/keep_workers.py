@@ -259,6 +259,8 @@ class Workers:
             for stage, stage_times in report.items():
                 times[stage] = times.get(stage, StageTimes()).plus(stage_times)
         unready = sorted(f"worker {w.name} is not ready" for w in self._served if not w.is_ready)
+        unready += [f"source {name}: the run gave its worker up" for name in sorted(self.parked)]
+        unready += [f"stage {name}: the run gave it up" for name in sorted(self.given_up)]
         if self._draining:
             unready.append("the run is draining")
         return RunStatus(

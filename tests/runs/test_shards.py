@@ -6,8 +6,11 @@ tests/runs/test_kills.py kills shards with all that the shipped stages remember.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ import pytest
 from tests.support import footage
 from tests.support.asked import Asked, frames, kill, service, workers
 from tests.support.commands import Command, Reader, framegate, user_folder
-from tests.support.runs import wait_until
+from tests.support.own_servers import free_port
+from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.servers import server
 
 pytestmark = pytest.mark.whole_run
@@ -134,6 +138,17 @@ def test_a_shard_that_cannot_live_costs_its_own_sources_only(tmp_path: Path) -> 
     published(folder)
 
 
+def reasons(port: int) -> tuple[int, list[str]]:
+    """The status of /readyz, and the reasons that it gives."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=DEADLINE_S) as reply:
+            return reply.status, []
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["why"]
+    except OSError:
+        return 0, []
+
+
 SCARCE = """
 from pathlib import Path
 
@@ -157,12 +172,15 @@ def test_a_shard_that_cannot_start_later_costs_its_own_sources_only(tmp_path: Pa
     )
     for name, count in (("long", LONG), ("short", SHORT)):
         footage.write_scene(folder / f"{name}.mp4", footage.steady(count))
-    asked = Asked(folder)
-    with service(folder, "a=long.mp4", "--pace", "realtime") as run:
+    asked, port = Asked(folder), free_port()
+    with service(folder, "a=long.mp4", "--pace", "realtime", "--http", f"127.0.0.1:{port}") as run:
         asked.until("a", 1)
+        wait_until("the run is ready", lambda: reasons(port) == (200, []))
         (folder / "full").touch()
         asked.does("add", "b=short.mp4")
         run.says("the run continues without b")
+        given_up = (503, ["source b: the run gave its worker up"])
+        wait_until("monitors see it", lambda: reasons(port) == given_up)
         (folder / "full").unlink()
         asked.does("add", "c=short.mp4")
         asked.until("c", SHORT)
