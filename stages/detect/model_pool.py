@@ -289,7 +289,8 @@ class ModelPool:
         use = self._wanted(source, chosen)
         if self._use_of.get(source) != use or use not in self._open:
             if use in self._refused:
-                raise self._refused[use]
+                # Each raise of the same error appends to its traceback, which keeps the frames.
+                raise self._refused[use].with_traceback(None)
             try:
                 self._ready(use)
             except Exception as error:  # otherwise each frame would try to open it again

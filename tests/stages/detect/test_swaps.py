@@ -97,6 +97,17 @@ def test_a_model_changes_between_two_frames_and_tracks_go_on(swapped: Swapped) -
     assert len(before & after) >= 0.7 * len(before)
 
 
+def test_the_error_of_a_missing_model_keeps_a_short_traceback(swapped: Swapped) -> None:
+    """It is raised for each frame: a camera of 25 frames a second raises it for days."""
+    swapped.chosen["a"] = "absent"
+    lengths = []
+    for _ in range(50):
+        with pytest.raises(UnknownModel) as failed:
+            swapped.stage.models.of("a")
+        lengths.append(len(failed.traceback))
+    assert lengths[-1] <= lengths[0]
+
+
 def test_a_size_whose_warm_up_failed_fails_each_time(tmp_path: Path) -> None:
     """Else the same frame would be done at the second try, by the same network."""
     folder = own_model(tmp_path / "registry", "blind", model=blind_to(0))
