@@ -354,7 +354,7 @@ class RtpClock:
         self._last = 0
         self._ticks = 0
         self._first: int | None = None
-        self._report: tuple[int, int] | None = None  # NTP time in 1 / 2**32 s, stamp
+        self._report: tuple[int, int] | None = None  # NTP time in 1 / 2**32 s, count
 
     def begin(self, stamp: int) -> None:
         """Begin the count at this stamp, unless it has begun."""
@@ -364,15 +364,23 @@ class RtpClock:
     def ticks(self, stamp: int) -> int:
         """Return the ticks of a stamp, without the stamp's wraps."""
         self.begin(stamp)
-        origin = self._origin
-        if self._report is not None and origin is not None:
-            ntp, at = self._report
-            assert origin.ntp is not None
-            passed = (_signed(ntp - origin.ntp, 64) * self._hz + (1 << 31)) >> 32
-            return round(origin.ticks * self._hz / origin.hz) + passed + _signed(stamp - at)
-        self._ticks += _signed(stamp - self._last)
+        self._ticks = self._count(stamp)
         self._last = stamp
-        return self._ticks
+        origin = self._origin
+        if self._report is None or origin is None:
+            return self._ticks
+        ntp, at = self._report
+        assert origin.ntp is not None
+        passed = (_signed(ntp - origin.ntp, 64) * self._hz + (1 << 31)) >> 32
+        return round(origin.ticks * self._hz / origin.hz) + passed + self._ticks - at
+
+    def _count(self, stamp: int) -> int:
+        """Return the stamp's distance from the first one, without the stamp's wraps.
+
+        A camera may report once only, and 32 bits at 90 kHz are 13 hours. So a report is kept with
+        its count, and never compared with a later stamp.
+        """
+        return self._ticks + _signed(stamp - self._last)
 
     def see(self, packet: bytes) -> bool:
         """Take an RTCP packet: a sender report relates stamps to UNIX seconds. Return whether the
@@ -393,11 +401,12 @@ class RtpClock:
         return is_over
 
     def _take_report(self, ntp: int, stamp: int) -> None:
-        self._report = ntp, stamp
+        count = self._count(stamp)
+        self._report = ntp, count
         if self._origin is not None and self._origin.ntp is None:
             self._origin.ntp = ntp
             self._origin.hz = self._hz
-            self._origin.ticks = _signed(stamp - (self._first or 0))
+            self._origin.ticks = count
 
     def captured(self, stamp: int) -> float | None:
         """Return the UNIX seconds of a stamp by the camera's clock; None before a report. NTP's
@@ -406,7 +415,7 @@ class RtpClock:
         if self._report is None:
             return None
         ntp, at = self._report
-        return ntp / (1 << 32) - _NTP_ERA_S + _signed(stamp - at) / self._hz
+        return ntp / (1 << 32) - _NTP_ERA_S + (self._count(stamp) - at) / self._hz
 
 
 def _signed(difference: int, bits: int = 32) -> int:

@@ -168,6 +168,31 @@ def test_ticks_go_on_where_ntp_seconds_overflow() -> None:
     assert clock.ticks(5 * 90_000) == 5 * 90_000
 
 
+@pytest.mark.parametrize("origin", [None, RtpOrigin()])
+def test_a_single_report_gives_the_times_of_two_days(origin: RtpOrigin | None) -> None:
+    """A camera may report at the start only; stamps of 90 kHz wrap every 13 hours."""
+    hour = 3600 * 90_000
+    first = (1 << 32) - hour
+    clock = RtpClock(90_000, origin)
+    clock.begin(first)
+    clock.see(report(NTP_ERA - 100, first))
+    began = clock.captured(first)
+    assert began is not None
+    for n in range(1, 48):
+        stamp = (first + n * hour) % (1 << 32)
+        assert clock.ticks(stamp) == n * hour
+        assert clock.captured(stamp) == began + n * 3600
+
+
+def test_a_first_report_after_a_day_keeps_the_count() -> None:
+    hour = 3600 * 90_000
+    clock = RtpClock(90_000, RtpOrigin())
+    for n in range(24):
+        assert clock.ticks(n * hour % (1 << 32)) == n * hour
+    clock.see(report(NTP_ERA - 100, 24 * hour))
+    assert clock.ticks(25 * hour % (1 << 32)) == 25 * hour
+
+
 def test_what_recovers_counts_as_a_key_frame() -> None:
     """A camera with intra refresh has no other; FFmpeg's parser says so, too."""
     units = encoded("h264", 40, **{"intra-refresh": "1", "x264-params": "keyint=8:intra-refresh=1"})
