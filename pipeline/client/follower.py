@@ -236,13 +236,14 @@ class Follower:
     def _forget_gone(self) -> None:
         """Drop the cursors of sources that ended and that the store has forgotten.
 
-        Other forgotten sources may come back with a new stream, so their index is unknown.
+        Other forgotten sources may come back with a new stream, so their index is unknown. That of
+        a source from which nothing was read stays 0.
         """
         for name in self._cursors.keys() - self._roster.registered:
             cursor = self._cursors[name]
             if name not in self._roster.names and _has_ended(cursor):
                 del self._cursors[name]
-            else:
+            elif cursor.after != START:
                 cursor.index = None
 
     def _join(self) -> Steps:

@@ -22,6 +22,7 @@ SLOTS = [
     [slot_of("gate") + 1, 16383, [b"one", 7000, b"id"]],
 ]
 FRAME = [b"1-0", [b"k", b"frame", b"d", records.encode(result("door", 1, 0))]]
+INFO = [b"entries-added", 1, b"length", 1, b"first-entry", FRAME, b"last-generated-id", b"1-0"]
 
 
 def reader(patience_s: float = 60.0) -> Reader:
@@ -69,8 +70,7 @@ def test_replies_of_several_servers_to_one_read_are_one() -> None:
     legs.send([[[keys.results("door").encode(), [FRAME]]]])
     leg = legs.send([None])
     assert (asked(leg), leg.atomic) == ((URL, ["XINFO", "XREAD"]), True)
-    info = [b"entries-added", 1, b"length", 1, b"first-entry", FRAME, b"last-generated-id", b"1-0"]
-    given = end(legs, [info, [[keys.results("door").encode(), [FRAME]]]])
+    given = end(legs, [INFO, [[keys.results("door").encode(), [FRAME]]]])
     assert (given.source, str(given.position)) == ("door", "1-0")
 
 
@@ -128,3 +128,19 @@ def test_a_member_of_a_group_takes_as_few_entries_of_each_of_many_streams() -> N
     [read] = legs.send([b"OK"] * 400).commands
     assert read[0] == "XREADGROUP"
     assert read[read.index("COUNT") + 1] == "20"
+
+
+def test_the_first_result_of_a_source_that_did_not_exist_is_no_gap() -> None:
+    legs = Reader(URL, Follower(["door"], "new", until_end=False), 60.0).next()
+    assert asked(next(legs)) == (URL, ["GET", "HKEYS"])
+    assert asked(legs.send([b"identity", []])) == (URL, ["XINFO"])
+    assert asked(legs.send([redis.ResponseError("no such key")])) == (URL, ["XREAD"])
+    for _ in range(2):
+        assert asked(legs.send([None])) == (URL, ["GET", "HKEYS"])
+        assert asked(legs.send([b"identity", []])) == (URL, ["XREAD"])
+    assert asked(legs.send([[[keys.results("door").encode(), [FRAME]]]])) == (
+        URL,
+        ["XINFO", "XREAD"],
+    )
+    given = end(legs, [INFO, [[keys.results("door").encode(), [FRAME]]]])
+    assert (given.source, str(given.position)) == ("door", "1-0")
