@@ -98,7 +98,8 @@ def subscribe(
     group, consumer   share the results among the consumers of a group, at least once: `ack` each.
               A consumer that reconnects under its name first gets its unacknowledged results
     claim_after_s   seconds after which results that another consumer did not acknowledge are taken
-    patience_s      raise StoreLost if the store has been away for this many seconds; 0 or more
+    patience_s      seconds, 0 or more, that the store may be away (StoreLost) or accept no request
+                    (StoreBusy) before the error is raised; iterate again to wait as long again
 
     ConfigFaults if there is no run, or no result can arrive. ValueError for wrong arguments.
     """

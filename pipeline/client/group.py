@@ -92,9 +92,9 @@ class GroupFollower:
         yield from self._roster.steps()
         yield from self._join()
         if self._unsent_acks:
-            acks = self._unsent_acks
+            for reply in (yield Ask(list(self._unsent_acks))):
+                checked(reply)
             self._unsent_acks = []
-            yield Ask(acks)
         for source in list(self._recovering):
             yield from self._recover(source)
         if time.monotonic() >= self._claim_due_mono:
@@ -155,7 +155,9 @@ class GroupFollower:
         self._recovering[source] = entries[-1][0].decode()
         lost = [entry[0] for entry in entries if not entry[1]]  # trimmed while they were pending
         if lost:
-            yield Ask([self._ack(source, *(position.decode() for position in lost))])
+            acks = [self._ack(source, *(position.decode() for position in lost))]
+            for reply in (yield Ask(acks)):
+                checked(reply)
         self.ready.extend(_trimmed(source, lost))
         self._give(source, entries)
 

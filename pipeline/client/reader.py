@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import AskError, ClusterCrossSlotError
 
-from framegate.pipeline.client.follower import Ask, Follower, Given
+from framegate.pipeline.client.follower import Ask, Follower, Given, checked
 from framegate.pipeline.client.group import GroupFollower
 from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
 from framegate.pipeline.contracts.records import End
@@ -87,11 +87,16 @@ class Reader:
         return self._follower.ready.popleft()
 
     def ack(self, result: Result | Output[Any]) -> Legs[None]:
-        """Acknowledge a result of a group. Raise ValueError if the reader is not in a group."""
+        """Acknowledge a result of a group. Raise ValueError if the reader is not in a group.
+
+        Raise an error of the store if it is away or refuses: the result is still pending.
+        """
         if not isinstance(self._follower, GroupFollower):
             raise ValueError("ack: this subscription has no group; pass group and consumer to it")
         with store_errors(self._url):
-            yield from self._replies(Ask([self._follower.ack(result.source, result.position)]))
+            ask = Ask([self._follower.ack(result.source, result.position)])
+            for reply in (yield from self._replies(ask)):
+                checked(reply)
 
     def _round(self) -> Legs[None]:
         """Make one round of the follower. Any error ends it, including a cancellation."""
@@ -148,6 +153,8 @@ class Reader:
         if self._away_mono is None:
             self._away_mono = now
         if now - self._away_mono >= self._patience_s:
+            self._away_mono = None  # the caller may iterate again, with the same patience
+            self._failures = 0
             raise error
         self._failures += 1
         return Backoff().delay_s(self._failures, random.random())

@@ -12,7 +12,8 @@ from framegate.pipeline.client.follower import Follower, count_of_each
 from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.reader import ASK_AGAIN_S, Leg, Legs, Reader
 from framegate.pipeline.contracts import keys, records
-from framegate.pipeline.contracts.errors import StoreLost
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.contracts.records import End
 from framegate.pipeline.store.cluster import slot_of
 from tests.support.published import result
 
@@ -96,6 +97,23 @@ def test_a_lost_store_is_tried_again_after_a_pause_until_patience_ends() -> None
         legs.throw(redis.ConnectionError("away"))
 
 
+def retry_for_ever(legs: Legs[Any]) -> None:
+    while True:
+        legs.send([])
+        legs.throw(redis.ConnectionError("away"))
+
+
+def test_who_iterates_again_after_a_lost_store_waits_as_long_again() -> None:
+    impatient = reader(patience_s=0.01)
+    for _ in range(2):
+        legs = impatient.next()
+        next(legs)
+        leg = legs.throw(redis.ConnectionError("away"))
+        assert leg.pause_s > 0
+        with pytest.raises(StoreLost, match="away"):
+            retry_for_ever(legs)
+
+
 def test_a_wait_that_is_cancelled_loses_nothing_that_came() -> None:
     group = GroupFollower(["door"], "earliest", Consumer("g", "c", 60.0))
     legs = Reader(URL, group, 60.0).next()
@@ -110,6 +128,39 @@ def test_a_wait_that_is_cancelled_loses_nothing_that_came() -> None:
 def test_only_results_of_a_group_are_acknowledged() -> None:
     with pytest.raises(ValueError, match="ack: this subscription has no group"):
         next(reader().ack(result("door", 1, 0)))
+
+
+def in_group() -> Reader:
+    return Reader(URL, GroupFollower(["door"], "earliest", Consumer("g", "c", 60.0)), 60.0)
+
+
+def test_an_acknowledgement_that_the_store_refuses_raises() -> None:
+    for error, kind in (
+        (redis.ReadOnlyError("READONLY"), StoreBusy),
+        (redis.exceptions.NoPermissionError("NOPERM"), StoreRefused),
+    ):
+        legs = in_group().ack(result("door", 1, 0))
+        assert asked(next(legs)) == (URL, ["XACK"])
+        with pytest.raises(kind):
+            legs.send([error])
+
+
+def test_the_end_of_a_source_is_acknowledged_until_the_store_takes_it() -> None:
+    legs = in_group().next()
+    next(legs)
+    legs.send([b"identity", [b"door"]])
+    end_of = [b"1-1", [b"k", b"end", b"d", records.encode(End(records.VERSION, 1, True))]]
+    assert asked(legs.send([b"OK"])) == (URL, ["XREADGROUP"])
+    assert asked(legs.send([[[keys.results("door").encode(), [end_of]]]])) == (URL, ["XAUTOCLAIM"])
+    assert asked(legs.send([[b"0-0", [], []]])) == (URL, ["XREAD"])
+    for reply in (redis.ReadOnlyError("READONLY"), 1):
+        leg = legs.send([None])
+        if not leg.commands:
+            leg = legs.send([])
+        assert asked(leg) == (URL, ["GET", "HKEYS"])
+        assert asked(legs.send([b"identity", [b"door"]])) == (URL, ["XACK"])
+        leg = legs.send([reply])
+    assert asked(leg) == (URL, ["XREADGROUP"])
 
 
 @pytest.mark.parametrize(("streams", "count"), [(1, "64"), (128, "64"), (400, "20"), (10_000, "4")])
