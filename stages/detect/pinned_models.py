@@ -9,6 +9,7 @@ from pathlib import Path
 
 from framegate.models import coco
 from framegate.models.errors import ModelError
+from framegate.models.registry.manifest import Manifest
 from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.registry import Registry
 
@@ -68,18 +69,25 @@ def forget_models(folder: Path, named: Collection[str | None]) -> None:
             copies.remove(ref)
 
 
-def unanswerable(labels: Collection[str], asked_for: Collection[str] | None) -> str | None:
-    """Return the reason why the heavy pass cannot check a model with these labels, or None.
+def unanswerable(
+    manifest: Manifest, labels: Collection[str] | None, asked_for: Collection[str] | None
+) -> str | None:
+    """Return the reason why the heavy pass cannot check a model, or None.
 
+    labels     labels that it reports; None: its default ones
     asked_for  labels that the heavy pass detects; None: all that it knows
+
+    A class that is not COCO's is refused even if it is not reported: the model's class ids are then
+    its own (see `labels_of`), and the same id means another class in an answer of the heavy pass.
     """
-    foreign = [label for label in labels if label not in coco.LABELS]
+    foreign = [label for label in manifest.classes if label not in coco.LABELS]
     if foreign:
         return (
-            f"the heavy pass knows COCO's 80 classes only, not {', '.join(foreign[:5])}; set "
-            "[escalate] place = 'off'"
+            f"the heavy pass knows COCO's 80 classes only, and this model also has "
+            f"{', '.join(foreign[:5])}; set [escalate] place = 'off'"
         )
-    missing = [label for label in labels if asked_for is not None and label not in asked_for]
+    used = labels or manifest.default_classes
+    missing = [label for label in used if asked_for is not None and label not in asked_for]
     if missing:
         return (
             f"the heavy pass would not detect {', '.join(missing[:5])}; set the same `classes` in "

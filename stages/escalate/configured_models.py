@@ -106,7 +106,7 @@ class ConfiguredModels(RunModels):
                 faults += [f"{place}: {fault}{hint}" for fault in refused.faults]
                 continue
             for labels in heavy_labels:
-                if fault := unanswerable(model_use.labels or manifest.default_classes, labels):
+                if fault := unanswerable(manifest, model_use.labels, labels):
                     faults.append(f"{place}: {fault}")
             settled[source] = f"{manifest.name}@{manifest.sha256}"
         return settled

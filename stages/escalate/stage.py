@@ -57,7 +57,7 @@ class Escalate(DeclaredEscalate[EscalateState]):
             return
         manifest = pinned_model(model, self.context.folder, None).manifest
         asked_for = labels_wanted("heavy", self.options.classes)
-        if fault := unanswerable(manifest.default_classes, asked_for):
+        if fault := unanswerable(manifest, None, asked_for):
             raise ModelNotTaken(f"model {manifest.result_name}: {fault}")
 
     def process(

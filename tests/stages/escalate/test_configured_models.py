@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from framegate.models import coco
 from framegate.pipeline.config.graph import StageEntry
-from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults, ModelNotTaken
 from framegate.stages.detect.pinned_models import pinned_model
 from framegate.stages.escalate.configured_models import ConfiguredModels
-from tests.support.own_models import own_model, relabelled
+from tests.support.own_models import own_model, relabelled, tuned_model
+from tests.support.told_place import SEES_NOBODY, ToldPlace, escalate
 
 DETECT, ESCALATE = "framegate.stages.detect:Detect", "framegate.stages.escalate:Escalate"
 
@@ -85,6 +87,27 @@ def test_classes_that_are_not_cocos_are_for_nobody_to_be_asked_about(
             settle(as_stages(said), tmp_path / "run")
     else:
         assert set(settle(as_stages(said), tmp_path / "run")) == {"a"}
+
+
+def test_the_heavy_pass_checks_no_model_with_class_ids_of_its_own(tmp_path: Path) -> None:
+    """One class that is not COCO's changes the ids of all, also if it is not reported."""
+    registry = tmp_path / "registry"
+    classes = ("forklift", *coco.LABELS[1:])
+    tuned_model(registry, "mixed", classes=classes, min_scores={"car": 0.3})
+    stages = {
+        DETECT: options(registry, sources={"a": {"model": "mixed", "classes": ["car"]}}),
+        ESCALATE: {"escalate": {"place": "local"}},
+    }
+    with pytest.raises(ConfigFaults, match="also has forklift"):
+        settle(as_stages(stages), tmp_path / "run")
+
+    pinned_model("mixed", tmp_path / "other", str(registry))
+    stage = escalate(tmp_path / "other", ToldPlace(lambda _: SEES_NOBODY))
+    try:
+        with pytest.raises(ModelNotTaken, match="also has forklift"):
+            stage.prepare("mixed", ["a"], is_new=True)
+    finally:
+        stage.close()
 
 
 def test_of_two_stages_of_one_class_both_are_settled(tmp_path: Path) -> None:
