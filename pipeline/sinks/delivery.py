@@ -121,6 +121,7 @@ class _FollowedSource:
     at             position up to which all is done
     seen           notes about the age of waiting entries; None: no message ever waited
     ends           the run does not have this source any more; its last entries are delivered
+    is_empty       the last look at the stream found no entry after `at`
     failures       number of failures in a row
     due_mono       monotonic seconds before which nothing of it is delivered
     is_caught_up   all entries were delivered at least once since the last failure
@@ -131,6 +132,7 @@ class _FollowedSource:
     at: SinkPosition[Any]
     seen: FirstSeen | None = None
     ends: bool = False
+    is_empty: bool = False
     failures: int = 0
     due_mono: float = 0.0
     is_caught_up: bool = False
@@ -151,12 +153,14 @@ class Delivery(threading.Thread, Generic[S]):
         store: str,
         clock: Callable[[], HostClock] = read_host_clock,
         begins_now: Collection[str] = (),
+        run: str = "",
     ) -> None:
         """Keep the parts.
 
         store       URL of the store
         clock       reads the clocks of this host
         begins_now  sources of which a new sink gets only what happens from now on
+        run         id of the run
         """
         super().__init__(name=f"sink-{name}", daemon=True)
         self._sink = name
@@ -165,6 +169,7 @@ class Delivery(threading.Thread, Generic[S]):
         self._url = store
         self._clock = clock
         self._begins_now = begins_now
+        self._run = run
         self._give_up_s = 0.0  # 0: never
         if config.give_up_s is not None:
             self._give_up_s = config.give_up_s
@@ -232,10 +237,21 @@ class Delivery(threading.Thread, Generic[S]):
             progress = [self._deliver_page(positions, name) for name in list(self._followed)]
             if any(progress):
                 continue
-            self._followed = {n: each for n, each in self._followed.items() if not each.ends}
+            for name in [name for name in self._followed if self._is_done(positions, name)]:
+                del self._followed[name]
             if self._is_finishing:
                 return
             self._wait(positions)
+
+    def _is_done(self, positions: SinkPositions[S], source: str) -> bool:
+        """Return whether the run does not have a source, and its last entries are delivered.
+
+        They are not waited for if another run has the source, because its sink delivers them.
+        """
+        followed = self._followed[source]
+        if not followed.ends:
+            return False
+        return followed.is_empty or positions.owner(source) not in ("", self._run)
 
     def _follow_wanted(self, positions: SinkPositions[S]) -> None:
         wanted = self._wanted
@@ -277,9 +293,11 @@ class Delivery(threading.Thread, Generic[S]):
     def _deliver_page(self, positions: SinkPositions[S], source: str) -> bool:
         """Deliver the next entries of a source; return whether there were any."""
         followed = self._followed[source]
+        followed.is_empty = False
         if max(followed.due_mono, self._due_mono) > time.monotonic():
             return False
         lost, entries = positions.read(source, followed.at)
+        followed.is_empty = not entries
         if not entries:
             followed.is_caught_up = True
         try:

@@ -181,6 +181,11 @@ class SinkPositions(Generic[S]):
         """Store the notes about the age of waiting entries."""
         self._client.hset(keys.sink(source, self._sink), "f", records.encode(seen))
 
+    def owner(self, source: str) -> str:
+        """Return the id of the run that owns a source; "" if no run does."""
+        run: bytes | None = self._client.hget(keys.own(source), "run")
+        return (run or b"").decode()
+
     def newest(self, source: str) -> Position:
         """Return the position of the newest entry of the stream; START: it has no entry."""
         page = self._client.xrevrange(keys.out(source, keys.EVENTS), count=1)

@@ -329,7 +329,8 @@ def _sink(name: str, spec: SinksSpec, line: ControlLine) -> RunningSink:
         return line.ask(request, EditableConfig, ASK_S)
 
     receiver = receiver_of(name, spec, ask)
-    return Delivery(name, config, receiver, spec.store, begins_now=spec.added.get(name, ()))
+    begins_now = spec.added.get(name, ())
+    return Delivery(name, config, receiver, spec.store, begins_now=begins_now, run=spec.run)
 
 
 def serve(line: ControlLine, sinks: Sequence[RunningSink]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import get_args
 
 import pytest
@@ -13,7 +15,7 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.episodes import Step
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.stage import NoState
-from framegate.pipeline.sinks.delivery import Delivery, Message, MessageOutcome
+from framegate.pipeline.sinks.delivery import Delivery, Message, MessageOutcome, ReceiverUnavailable
 from framegate.pipeline.sinks.mqtt import RuleStates
 from framegate.pipeline.sinks.notify import LastSent
 from framegate.pipeline.sinks.position import SinkPosition, SinkPositions
@@ -22,6 +24,7 @@ from framegate.pipeline.store.redis_client import connect
 from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.told_episodes import Teller, following
 
+NUMBERS = itertools.count()
 CONFIG = SinkConfig("webhook", "http://127.0.0.1:1/")
 
 
@@ -48,6 +51,72 @@ class Noting:
 
     def close(self) -> None:
         self.closed = True
+
+
+class Away(Noting):
+    """A receiver that is away as long as `is_away`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = True
+        self.tries = 0
+        self.begun: set[str] = set()
+
+    def begin(self, states: Mapping[str, NoState]) -> None:
+        self.begun = set(states)
+
+    def deliver(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
+        self.tries += 1
+        if self.is_away:
+            raise ReceiverUnavailable("away")
+        return super().deliver(message, state)
+
+
+@contextmanager
+def delivering(store: EmbeddedStore, receiver: Away) -> Iterator[Delivery[NoState]]:
+    """A sink of the run `mine`, which follows the source `gate`."""
+    delivery = Delivery("odd", CONFIG, receiver, store.url, run="mine")
+    delivery.take_sources({"gate": 0})
+    delivery.start()
+    try:
+        yield delivery
+    finally:
+        delivery.finish()
+        delivery.join(DEADLINE_S)
+        assert not delivery.is_alive()
+
+
+def has_left(delivery: Delivery[NoState], receiver: Away) -> bool:
+    """Add one more source, and return whether the sink has begun with it, and without `gate`."""
+    delivery.take_sources({f"yard{next(NUMBERS)}": 0})
+    return bool(receiver.begun) and "gate" not in receiver.begun
+
+
+def test_the_last_entries_of_a_removed_source_wait_for_a_receiver_that_is_away(
+    store: EmbeddedStore, teller: Teller
+) -> None:
+    receiver = Away()
+    with delivering(store, receiver) as delivery:
+        told = teller.starts("gate", 1)
+        wait_until("it is tried", lambda: receiver.tries)
+        delivery.take_sources({})
+        tries = receiver.tries
+        wait_until("it is tried again", lambda: receiver.tries > tries + 1)
+        receiver.is_away = False
+        wait_until("it is there", lambda: receiver.came == told)
+        wait_until("the source is left", lambda: has_left(delivery, receiver))
+
+
+def test_the_entries_of_a_source_that_moved_to_another_run_are_left_to_its_sink(
+    store: EmbeddedStore, teller: Teller
+) -> None:
+    receiver = Away()
+    with delivering(store, receiver) as delivery:
+        teller.starts("gate", 1)
+        wait_until("it is tried", lambda: receiver.tries)
+        teller.client.hset(keys.own("gate"), "run", "other")
+        wait_until("the source is left", lambda: has_left(delivery, receiver))
+    assert receiver.came == []
 
 
 def test_a_library_that_fails_is_logged_and_the_message_is_told(
