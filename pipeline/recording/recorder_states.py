@@ -70,6 +70,12 @@ class Recorders:
             row = msgspec.structs.astuple(state)
             db.execute("INSERT OR REPLACE INTO recorder VALUES (?, ?, ?, ?, ?)", row)
 
+    def note_end(self, source: str, since: float, path: str) -> None:
+        """Store that a file no longer grows, unless a later connection has reported its state."""
+        with self._tables.writing() as db:
+            query = "UPDATE recorder SET since = ?, path = NULL WHERE source = ? AND path = ?"
+            db.execute(query, (since, source, path))
+
     def states(self) -> list[RecorderState]:
         """Return the last state of each source's recording."""
         query = "SELECT source, since, path, why, most_bytes FROM recorder ORDER BY source"

@@ -203,7 +203,7 @@ class Take:
         self._room = _FIRST_ROOM
         self._blocked: _Blocked | None = None
         self._seen: float | None = None  # captured: the end of the last received picture
-        self._reported_file = False  # the last noted state names a growing file
+        self._reported: str | None = None  # the growing file that the last noted state names
 
     # -- from the engine's thread
 
@@ -423,10 +423,11 @@ class Take:
 
     def _report(self, growing: GrowingSegment | None = None, why: str | None = None) -> None:
         """Note the state in the index: the growing file, or the reason why there is none."""
-        self._reported_file = growing is not None
+        self._reported = None
         with suppress(RecordingLost):
             index = self._open_index()
             path = None if growing is None else str(growing.path.relative_to(index.folder))
+            self._reported = path
             max_bytes = self._recording.spec.bytes
             index.recorders.note(RecorderState(self.source, time.time(), path, why, max_bytes))
 
@@ -446,8 +447,11 @@ class Take:
         """Finish the segment and close the index."""
         try:
             self.finish()
-            if self._reported_file:
-                self._report()
+            if self._reported is not None:
+                with suppress(RecordingLost):
+                    recorders = self._open_index().recorders
+                    recorders.note_end(self.source, time.time(), self._reported)
+                self._reported = None
             if self._blocked is not None:
                 until = self._blocked.since if self._seen is None else self._seen
                 self.note_loss(self._blocked.since, until, self._blocked.reason)

@@ -45,6 +45,22 @@ def test_a_connection_that_is_not_recorded_has_its_reason_in_the_index(
         assert (state.path, state.why) == (None, "its codec mpeg4 fits into no file")
 
 
+def test_a_connection_that_ends_late_leaves_the_state_of_the_next_one(
+    pieces: Pieces, tmp_path: Path
+) -> None:
+    first, second = (begun(tmp_path, pieces) for _ in range(2))
+    write(first, pieces, range(2))
+    write(second, pieces, range(2))
+    first.close()
+    with closing(Index(tmp_path)) as index:
+        (state,) = index.recorders.states()
+        assert state.growing_file is not None
+        assert (index.folder / state.growing_file).exists()
+        second.close()
+        (state,) = index.recorders.states()
+        assert state.growing_file is None
+
+
 def test_files_of_the_same_moment_have_names_of_their_own(pieces: Pieces, tmp_path: Path) -> None:
     """A camera whose clock was set back sends the same times again."""
     for _ in range(3):
