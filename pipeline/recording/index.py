@@ -270,6 +270,18 @@ class Index:
         """Return the segment of a path."""
         return next(iter(self._segments("path = ?", (path,))), None)
 
+    def number(self, segment: Segment) -> int:
+        """Return how many segments of its source precede a segment, counting the removed ones. So
+        the number of a segment stays while older ones are removed.
+        """
+        query = (
+            "SELECT (SELECT COUNT(*) FROM segment WHERE source = ? AND (captured, pts) < (?, ?)) "
+            "+ (SELECT COALESCE(SUM(segments), 0) FROM trimmed WHERE source = ?)"
+        )
+        values = (segment.source, segment.captured, segment.pts, segment.source)
+        ((number,),) = self._tables.rows(query, values)
+        return int(number)
+
     def with_init(self, source: str, init: str) -> Segment | None:
         """Return a segment of a source with this init part."""
         where = "source = ? AND init = ? ORDER BY captured DESC LIMIT 1"

@@ -47,17 +47,22 @@ def playlist(
     segments: Sequence[Segment],
     init_url: Callable[[Segment], str],
     segment_url: Callable[[Segment], str],
-    *,
-    grows: bool = False,
+    number: int | None = None,
 ) -> str:
-    """Return an HLS playlist (RFC 8216) of segments in order. grows: more will be added."""
+    """Return an HLS playlist (RFC 8216) of segments in order.
+
+    number  of the first segment, from `Index.number`, if segments will be added at the end and
+            removed from the front; None: the playlist stays as it is
+    """
     longest = math.ceil(max((segment.seconds for segment in segments), default=1.0))
-    kind = "EVENT" if grows else "VOD"
+    kind = "#EXT-X-PLAYLIST-TYPE:VOD"
+    if number is not None:
+        kind = f"#EXT-X-MEDIA-SEQUENCE:{number}"
     lines = [
         "#EXTM3U",
         "#EXT-X-VERSION:7",
         f"#EXT-X-TARGETDURATION:{max(1, longest)}",
-        f"#EXT-X-PLAYLIST-TYPE:{kind}",
+        kind,
     ]
     if all(segment.is_key for segment in segments):
         lines.append("#EXT-X-INDEPENDENT-SEGMENTS")
@@ -72,7 +77,7 @@ def playlist(
             lines.append(f"#EXT-X-PROGRAM-DATE-TIME:{iso_time(segment.captured)}")
         lines += [f"#EXTINF:{segment.seconds:.6f},", segment_url(segment)]
         before = segment
-    if not grows:
+    if number is None:
         lines.append("#EXT-X-ENDLIST")
     return "\n".join(lines) + "\n"
 

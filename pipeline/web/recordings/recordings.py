@@ -203,7 +203,10 @@ class _Recordings:
             now = time.time()
             since = max(since, min(until, now) - LONGEST_LIST_S)
             segments = segments_between(index, source, since, until)
-        text = playlist(segments, _init_name, _media_name, grows=until >= now)
+            number = None
+            if until >= now:
+                number = index.number(segments[0])
+        text = playlist(segments, _init_name, _media_name, number)
         return Response(text, 200, NO_STORE, _PLAYLIST)
 
     def picture(self, request: Request) -> Response:

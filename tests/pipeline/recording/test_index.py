@@ -103,6 +103,16 @@ def test_age_takes_clips_later(index: Index, host: SimulatedHost) -> None:
     assert [told.cause for told in index.trims()] == ["age"]
 
 
+def test_a_segment_keeps_its_number_while_older_ones_go(index: Index) -> None:
+    """Players of a growing playlist find their place by it."""
+    for n in range(4):
+        add(index, n)
+    first, _, third, last = index.between("gate", 0.0, 1e12)
+    assert [index.number(each) for each in (first, third, last)] == [0, 2, 3]
+    assert trim(index, limited(2 * EACH), "gate", 0)
+    assert [index.number(each) for each in (third, last)] == [2, 3]
+
+
 def test_clips_go_no_sooner_than_the_rest(index: Index, host: SimulatedHost) -> None:
     for n in range(4):
         add(index, n)

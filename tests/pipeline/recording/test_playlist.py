@@ -54,12 +54,12 @@ def after(
     )
 
 
-def listed(*segments: Segment, grows: bool = False) -> list[str]:
+def listed(*segments: Segment, number: int | None = None) -> list[str]:
     text = playlist(
         segments,
         lambda segment: f"init/{segment.init}",
         lambda segment: segment.path,
-        grows=grows,
+        number=number,
     )
     assert text.endswith("\n")
     return text.splitlines()
@@ -134,8 +134,9 @@ def test_a_player_starts_again_where_a_segment_does_not_follow(
 
 
 def test_a_growing_playlist_has_no_end_and_one_without_key_frames_no_promise() -> None:
-    lines = listed(FIRST, after(FIRST, is_key=False), grows=True)
-    assert "#EXT-X-PLAYLIST-TYPE:EVENT" in lines
+    lines = listed(FIRST, after(FIRST, is_key=False), number=7)
+    assert "#EXT-X-MEDIA-SEQUENCE:7" in lines
+    assert not [line for line in lines if "PLAYLIST-TYPE" in line]
     assert "#EXT-X-ENDLIST" not in lines
     assert "#EXT-X-INDEPENDENT-SEGMENTS" not in lines
 
