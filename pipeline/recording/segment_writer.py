@@ -419,7 +419,8 @@ class Take:
         finally:
             growing.close()
         # With few bytes and long files, twice the last file could be more than the limit.
-        self._room = min(max(_FIRST_ROOM, 2 * growing.nbytes), self._recording.spec.bytes // 4)
+        room = min(2 * growing.nbytes, self._recording.spec.bytes // 4)
+        self._room = max(_FIRST_ROOM, room)
 
     def _report(self, growing: GrowingSegment | None = None, why: str | None = None) -> None:
         """Note the state in the index: the growing file, or the reason why there is none."""
