@@ -43,7 +43,7 @@ class WorkerHandle:
     is_ready         whether the current process is ready
     was_ready        whether any of its processes was ready
     in_hand          records that the process has announced and not finished, the latest last
-    vain_deaths      deaths in a row soon after the start or after a hang
+    vain_deaths      deaths in a row before or soon after the process was ready, or after a hang
     progress_mono    monotonic time of the last progress
     unanswered_mono  monotonic time of the oldest ping without an answer
     waiting          sources whose decoder waits for their own pace
@@ -81,7 +81,7 @@ class WorkerHandle:
         self._pinging: asyncio.Task[None] | None = None
         self._timing: asyncio.Task[None] | None = None
         self._times = TimesOverLives()
-        self._started_mono = 0.0
+        self._ready_mono: float | None = None  # when the process became ready
         self._is_hung = False
 
     @property
@@ -119,8 +119,8 @@ class WorkerHandle:
         ours, self._process = await start_child("framegate.pipeline.run.worker_main", self.name)
         self._is_hung = False
         self._line = ChildLine(ours, self._hear, self._answer_shared)
-        self._started_mono = time.monotonic()
-        self.progress_mono = self._started_mono
+        self._ready_mono = None
+        self.progress_mono = time.monotonic()
         self.unanswered_mono = None
         self.waiting = []
 
@@ -137,7 +137,8 @@ class WorkerHandle:
         if requests:
             await asyncio.wait(requests)
         self._times.restart()
-        is_early = time.monotonic() - self._started_mono < QUICK_S
+        ready_mono = self._ready_mono
+        is_early = ready_mono is None or time.monotonic() - ready_mono < QUICK_S
         if is_early or self._is_hung:
             self.vain_deaths += 1
         else:
@@ -151,6 +152,7 @@ class WorkerHandle:
         if isinstance(message, Ready):
             self.is_ready = True
             self.was_ready = True
+            self._ready_mono = time.monotonic()
         self._heard(self, message)
 
     async def gone(self) -> None:

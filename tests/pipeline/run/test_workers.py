@@ -15,6 +15,7 @@ from framegate.pipeline.engine.control_messages import Prepare, Ready, SharedMem
 from framegate.pipeline.run import worker_handle
 from framegate.pipeline.run.keep_workers import Workers, prepare
 from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.run.restarts import Deaths
 from framegate.pipeline.run.run_ending import RunEnding
 from framegate.pipeline.run.worker_handle import WorkerHandle
 from framegate.pipeline.store.retention import RetentionLimits
@@ -38,6 +39,7 @@ class OneWorker:
         ]
         none = "unix:///none"
         spec = WorkerSpec("w", "run", none, str(self.folder), 0, stages, ["slow"], [])
+        self.is_ready.clear()
         await self.worker.start(lambda: spec)
         await asyncio.wait_for(self.is_ready.wait(), DEADLINE_S)
 
@@ -64,6 +66,24 @@ def with_a_worker(folder: Path, test: Callable[[OneWorker], Coroutine[Any, Any, 
                 await one.end()
 
     asyncio.run(run())
+
+
+def test_a_worker_that_dies_before_it_is_ready_died_in_vain_however_long_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_handle, "QUICK_S", 0.0)  # none dies soon after its start
+    spec = plan_of(tmp_path, 30.0, "tests.support.user_stages:Crashes").spec(
+        "w", ["slow"], [], Deaths()
+    )
+
+    async def die() -> int:
+        worker = WorkerHandle("w", ["slow"], lambda *_: None, lambda _: (SharedMemory(), None))
+        for _ in range(2):
+            await worker.start(lambda: spec)
+            await worker.ended()
+        return worker.vain_deaths
+
+    assert asyncio.run(die()) == 2
 
 
 def test_two_models_are_got_ready_side_by_side_and_both_are_answered(tmp_path: Path) -> None:
@@ -108,10 +128,10 @@ def test_a_worker_killed_as_hung_died_in_vain_however_long_it_lived(
     with_a_worker(tmp_path, hang)
 
 
-def plan_of(folder: Path, hung_s: float) -> Plan:
+def plan_of(folder: Path, hung_s: float, use: str = STAGE) -> Plan:
     stages = (
         StageSpec("decode", "", None, True, True, False),
-        StageSpec("slow", STAGE, "decode", True, True, True),
+        StageSpec("slow", use, "decode", True, True, True),
     )
     return Plan(
         run="run",
