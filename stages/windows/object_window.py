@@ -34,6 +34,7 @@ from framegate.stages.windows.evidence import SEEN, TENTHS, TrackEvidence
 _FIRST_SPACING_MS: Final = 200  # between two steps of a path; doubled whenever the path is full
 _COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)  # in the order of models.colours.NAMES
 _SUMS: Final = "<i4"
+_MAX_FEATURED: Final = 1 << 20  # later looks change a mean little, and the sums must not overflow
 # NumPy is imported where it computes: a configuration loads this module as well.
 _LEAST_SHARE: Final = 0.1  # of the pixels of an object, for a colour that its visit names
 
@@ -71,7 +72,7 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     sounds      labels that were heard meanwhile
     colours     pixels of each colour of models.colours.NAMES, over its looks
     features    sum of the features of its looks, little-endian int32; empty: none
-    featured    number of looks in that sum
+    featured    number of looks in that sum, at most _MAX_FEATURED
     model       model that computed the features
     """
 
@@ -171,6 +172,8 @@ def looked(window: ObjectWindow, seen: SeenObject, model: str) -> ObjectWindow:
 
     feature = np.frombuffer(seen.feature, np.int8)
     if len(window.features) == 4 * len(feature) and window.model == model:
+        if window.featured >= _MAX_FEATURED:
+            return msgspec.structs.replace(window, colours=colours)
         featured = window.featured + 1
         features = (np.frombuffer(window.features, _SUMS) + feature).tobytes()
     else:  # the first look, or another model

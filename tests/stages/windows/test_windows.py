@@ -16,6 +16,7 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Object, Origin, failed_result
 from framegate.pipeline.contracts.visits import MAX_BYTES, MAX_POINTS, Colour, PathPoint, Visit
 from framegate.stages.detections import Detections, SeenObject
+from framegate.stages.windows.object_window import ObjectWindow, looked
 from framegate.stages.windows.stage import (
     END_S,
     MAX_WINDOWS,
@@ -38,6 +39,17 @@ def detections(frame: Frame, origin: Origin = "detected", score: float = 0.8) ->
         for track, (x, y) in frame.items()
     ]
     return Detections("detected", "whole", "changed", tuple(objects), ("m@1",))
+
+
+def test_the_mean_feature_of_a_track_of_months_does_not_overflow() -> None:
+    looks = (1 << 31) // 127
+    sums = np.full(4, 127 * looks, "<i4").tobytes()
+    window = ObjectWindow(1, "person", features=sums, featured=looks, model="m@1")
+    look = SeenObject(1, (1,) * len(COLOURS), bytes([127] * 4))
+    for _ in range(3):
+        window = looked(window, look, "m@1")
+    assert (np.frombuffer(window.features, "<i4") > 0).all()
+    assert window.colours == (3,) * len(COLOURS)
 
 
 def inputs(number: int) -> Iterator[testing.StageInput]:
