@@ -153,9 +153,9 @@ def after_group(calm: Calm, group: PictureGroup, is_alike: bool, hold_s: float) 
     is_quiet = is_alike and is_known and is_short and group.is_sound and not group.is_large
     since: float | None = None
     if is_quiet:
-        since = calm.quiet_since_s
-        if since is None:
-            since = group.begins_s
+        since = group.begins_s
+        if calm.quiet_since_s is not None:
+            since = min(since, calm.quiet_since_s)  # a clock that goes back begins again
     return Calm(usual, since)
 
 

@@ -44,6 +44,14 @@ def test_a_source_is_calm_after_some_quiet_seconds_with_known_sizes() -> None:
     assert calmed(7).is_calm(7.0)
 
 
+def test_a_source_whose_clock_goes_back_is_calm_after_the_usual_time() -> None:
+    state = calmed(5)
+    for number in range(5):
+        group = group_of(number - 3600.0, [100] * 9, state.usual)
+        state = calm.after_group(state, group, True, HOLD_S)
+    assert state.is_calm(5 - 3600.0)
+
+
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=30))
 def test_size_wakes_at_the_first_large_packet_and_never_keeps_asleep(sizes: list[int]) -> None:
     state = calmed()
