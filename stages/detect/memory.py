@@ -38,8 +38,8 @@ from framegate.stages.object_filters import Elsewhere
 MAX_KNOWN: Final = 256  # boxes of a source; beyond that, those with the lowest scores are dropped
 _ROOM: Final = 64 * 1024  # bytes for boxes, places and the smoothed scores of tracks
 
-# Seconds for which changes of a new source may wait. A camera with a longer frame period never
-# waits: its objects move too far from frame to frame, and looks at all its frames cost little.
+# Seconds for which changes of a new source may wait. None waits if a camera begins with a longer
+# frame period: objects move too far from frame to frame, and looks at all frames cost little.
 FIRST_PATIENCE_S: Final = 0.15
 SAME_PLACE: Final = 0.8  # IoU from which a box counts as unmoved
 _UNKNOWN_PERIOD_S: Final = 1 / 30  # the duration of a frame without a rising time stamp
