@@ -278,6 +278,14 @@ def filtered(
     )
 
 
+def digest_of(filters: Mapping[str, ObjectFilter]) -> str:
+    """Return a digest of filters by their names; "" without one."""
+    if not filters:
+        return ""
+    content = msgspec.json.encode(filters, order="sorted")
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 class FilterPool:
     """The object filters of a worker's sources. They change between two calls only. One thread."""
 
@@ -296,7 +304,7 @@ class FilterPool:
         used = self._used.get(source)
         if used is None or used.filters is not filters:
             own = dropping(filters)
-            self._used[source] = used = _Used(filters, own, _digest(own), {})
+            self._used[source] = used = _Used(filters, own, digest_of(own), {})
         return used.digest
 
     def judge(self, source: str, size: tuple[int, int], labels: Sequence[str]) -> SourceFilters:
@@ -327,10 +335,3 @@ class _Used(NamedTuple):
     dropping: Mapping[str, ObjectFilter]
     digest: str
     sized: dict[tuple[tuple[int, int], tuple[str, ...]], SourceFilters]
-
-
-def _digest(filters: Mapping[str, ObjectFilter]) -> str:
-    if not filters:
-        return ""
-    content = msgspec.json.encode(filters, order="sorted")
-    return hashlib.sha256(content).hexdigest()[:16]

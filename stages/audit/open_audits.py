@@ -7,7 +7,7 @@ audits of the worker before it, and draws no frame twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ import numpy as np
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.object_filters import ObjectFilter, dropping
 from framegate.pipeline.contracts.queries import Predictions, Query, QueryId
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.results import Object, Verdict
@@ -22,7 +23,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import AskPort, Context, Item, RingPort, RingRef
 from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
-from framegate.stages.object_filters import filtered
+from framegate.stages.object_filters import digest_of, filtered
 
 # -- Errors and queries of all thresholds of doubt, estimated from audited frames. Pure.
 #
@@ -173,11 +174,15 @@ class Doubt(NamedTuple):
 
 
 class AuditRow(msgspec.Struct, frozen=True, array_like=True):
-    """The published result of a frame, its result without asking, and the doubt about that."""
+    """The published result of a frame, its result without asking, and the doubt about that.
+
+    filters  digest of the source's object filters when it was published; None: not known
+    """
 
     served: Predictions
     unasked: Predictions
     doubt: Doubt = Doubt(0.5)
+    filters: str | None = None
 
     def with_pixels(self, pixels: bytes) -> bytes:
         """Return the content of a row of the ring."""
@@ -217,12 +222,23 @@ class Audited(NamedTuple):
     true: Predictions | None
 
 
+class _OpenQuery(NamedTuple):
+    """The row of a drawn frame, and the object filters of its source when it was published.
+
+    Both sides of the comparison must have the same filters: one that is added later would hide an
+    object that the published result lacks.
+    """
+
+    row: AuditRow
+    filters: Mapping[str, ObjectFilter]
+
+
 class AuditQueries:
     """The audit queries of a worker's sources. One thread."""
 
     def __init__(self, asks: AskPort, context: Context) -> None:
         self._asks, self._context = asks, context
-        self._rows: dict[tuple[str, Position], AuditRow] = {}
+        self._open: dict[tuple[str, Position], _OpenQuery] = {}
 
     def open(self, item: Item, row: AuditRow, after: RingRef | None) -> RingRef | None:
         """Send the query about a drawn frame; return the reference of its row in the ring.
@@ -237,8 +253,10 @@ class AuditQueries:
             if not (lost.final or self._context.live(item.source)):
                 raise
             return None
+        filters = self._context.filters(item.source)
+        row = msgspec.structs.replace(row, filters=digest_of(dropping(filters)))
         rows = self._ring(item.source, form).write(item.position, row.with_pixels(pixels), after)
-        self._ask(item.source, item.position, form, row, pixels)
+        self._ask(item.source, item.position, form, _OpenQuery(row, filters), pixels)
         return rows
 
     def _pixels(self, item: Item) -> bytes:
@@ -250,38 +268,44 @@ class AuditQueries:
     def answer(self, source: str, obligation: Obligation, rows: RingRef | None) -> Audited | None:
         """Return the outcome of an audit; None while an answer may come.
 
-        After a restart, the query is sent again with the pixels from the ring.
+        After a restart, the query is sent again with the pixels from the ring. If the source's
+        object filters have changed since, the audit is lost.
         """
         position, form = obligation.position, obligation.form
         question = QueryId(source, position, exact=True)
-        if not self._asks.knows(question) or (source, position) not in self._rows:
+        query = self._open.get((source, position))
+        if query is None or not self._asks.knows(question):
             if not self._asks.has_room(form.nbytes, urgent=False):
                 return None
             stored = self._from_ring(source, obligation, rows)
             if stored is None:
                 return Audited(None, None)
-            self._ask(source, position, form, *stored)
+            row, pixels = stored
+            if query is None:
+                query = _OpenQuery(row, self._context.filters(source))
+            if row.filters not in (None, digest_of(dropping(query.filters))):
+                return Audited(None, None)
+            self._ask(source, position, form, query, pixels)
         answer = self._asks.answer(question)
         if answer is None:
             return None
-        row = self._rows[source, position]
         if isinstance(answer, Predictions):
-            filters = self._context.filters(source)
-            answer = filtered(answer, filters, (form.width, form.height), row.served)
-            return Audited(row, answer)
-        return Audited(row, None)
+            size = form.width, form.height
+            answer = filtered(answer, query.filters, size, query.row.served)
+            return Audited(query.row, answer)
+        return Audited(query.row, None)
 
     def keep(self, source: str, still_open: set[Position]) -> None:
         """Forget the queries of a source's audits that are not in `still_open`."""
-        closed = [key for key in self._rows if key[0] == source and key[1] not in still_open]
+        closed = [key for key in self._open if key[0] == source and key[1] not in still_open]
         for key in closed:
-            del self._rows[key]
+            del self._open[key]
             self._asks.forget(QueryId(*key, exact=True))
 
     def _ask(
-        self, source: str, position: Position, form: Form, row: AuditRow, pixels: bytes
+        self, source: str, position: Position, form: Form, query: _OpenQuery, pixels: bytes
     ) -> None:
-        self._rows[source, position] = row
+        self._open[source, position] = query
         question = QueryId(source, position, exact=True)
         self._asks.ask(Query(question, form, pixels, None, urgent=False))
 

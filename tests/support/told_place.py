@@ -108,7 +108,7 @@ def escalate(
     live: bool = False,
     past: int = 0,
     tells: bool = False,
-    filters: Mapping[str, ObjectFilter] | None = None,
+    filters: Callable[[], Mapping[str, ObjectFilter]] = dict,
     wake: Callable[[str], None] = lambda source: None,  # noqa: ARG005
     **options: object,
 ) -> Escalate:
@@ -120,7 +120,7 @@ def escalate(
         "detect",
         live=lambda _: live,
         past=lambda _: past,
-        filters=lambda _: filters or {},
+        filters=lambda _: filters(),
         wake=wake,
         undecoded_pixels=lambda item: bytes(item.record.form.nbytes),
         ring=ring or rings(),

@@ -111,8 +111,33 @@ def test_an_object_that_a_filter_drops_makes_no_frame_wrong(
         filters["cars"] = ObjectFilter(labels=("car",))
     items = [frame(seq) for seq in range(50)]
     terms = promise(alarm_audits=1e9)
-    found = whole(tmp_path, ToldPlace(lambda _: both), items, terms, filters=filters)
+    found = whole(tmp_path, ToldPlace(lambda _: both), items, terms, filters=lambda: filters)
     assert (sum(each.caught for each in found) == 0) == is_filtered
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_filter_that_is_added_before_the_answer_makes_no_wrong_frame_right(
+    tmp_path: Path, restarts: bool
+) -> None:
+    """The published result lacks a car. After a restart the former filter is not known."""
+    car = Predictions((PERSON.box, (0.0, 0.0, 9.0, 9.0)), (0.8, 0.8), (0, 2), ("heavy@1",))
+    filters: dict[str, ObjectFilter] = {}
+    place, ring = ToldPlace(lambda _: car, holds=True), rings()
+    stage = escalate(tmp_path, place, promise(), ring, filters=lambda: filters, doubt=NEVER)
+    states = dict(NEW)
+    seq = 0
+    while not states["a"].audits.open:
+        _, states = run(stage, [frame(seq)], states)
+        seq += 1
+    if restarts:
+        place.let_go()
+        stage.close()
+        stage = escalate(tmp_path, place, promise(), ring, filters=lambda: filters, doubt=NEVER)
+    filters = {"cars": ObjectFilter(labels=("car",))}
+    place.let_go()
+    [closed] = certificates([], ended(stage, states))
+    stage.close()
+    assert (closed.drawn, closed.caught, closed.lost) == (1, 1, int(restarts))
 
 
 def test_wrong_frames_are_caught_where_nobody_was_asked(tmp_path: Path) -> None:

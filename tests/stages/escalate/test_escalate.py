@@ -95,7 +95,7 @@ def test_what_a_filter_drops_is_no_answer(tmp_path: Path, closing: list[Escalate
     """The heavy pass sees a person that detect saw as well, and a filter drops people."""
     people = {"people": ObjectFilter(labels=("person",))}
     place = ToldPlace(lambda _: SEES_PERSON)
-    closing.append(stage := escalate(tmp_path, place, filters=people, doubt=ALWAYS))
+    closing.append(stage := escalate(tmp_path, place, filters=lambda: people, doubt=ALWAYS))
     [said], states = run(stage, [frame(0)], NEW)
     assert outcome(said) == ("done", None, 0)
     corrections = states["a"].known
