@@ -414,7 +414,8 @@ def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed
     before = {source.name: source for source in known.sources}
     faults = [
         f"source {source.name}: it is not in the run of {folder} ({', '.join(before)}); "
-        "--resume continues with those, so name none, or cameras only"
+        "--resume continues with those, so name none, or cameras only; framegate add adds a file "
+        "to the active run"
         for source in asked
         if not _fits(before.get(source.name), source)
     ]

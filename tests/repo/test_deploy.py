@@ -18,6 +18,7 @@ import yaml
 
 from framegate.cli.main import parser
 from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.sources import is_camera
 from framegate.pipeline.system.ports import HTTP_DEFAULT
 
 ROOT = Path(__file__).parents[2]
@@ -274,7 +275,8 @@ def test_every_line_that_the_configuration_offers_is_one_that_is_taken(
     monkeypatch.setenv("YARD_URL", "rtsp://camera.example/yard")
     monkeypatch.setenv("HOME_URL", "mqtt://user:open-sesame@broker.example")
     config = read_config("pipeline.toml", lines)
-    assert set(config.sources) == {"entrance", "yard", "day"}
+    assert set(config.sources) == {"entrance", "yard"}
+    assert all(is_camera(name, one) for name, one in config.sources.items()), "files are refused"
     assert (set(config.sinks), set(config.events.rules)) == ({"home"}, {"somebody"})
     assert read_config("pipeline.toml", offered).sources == {}, "as it is, it waits"
 

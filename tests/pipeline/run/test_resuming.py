@@ -56,7 +56,7 @@ def test_one_that_was_being_removed_still_is() -> None:
 
 @pytest.mark.parametrize("asked", [file("b"), file("a", "/other.mp4"), file("eye")])
 def test_no_other_file_is_taken(asked: RunSource) -> None:
-    with pytest.raises(DataFolderRefused, match=r"is not in the run of data \(a, eye\)"):
+    with pytest.raises(DataFolderRefused, match=r"run of data \(a, eye\).*framegate add"):
         resumed(run(file("a"), camera("eye")), [asked], FOLDER)
 
 
