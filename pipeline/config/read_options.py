@@ -299,7 +299,8 @@ _VARIABLE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*?)\s*")
 
 
 def variables_in(text: str) -> dict[str, str]:
-    """Return the variables of a file as a shell, systemd and Docker read it.
+    """Return the variables of a file, as systemd reads them, and a shell and Compose if the values
+    are in single quotes. Without these, Compose and a shell change a value with "$".
 
     Each line is NAME=VALUE, with or without quotes, or a comment with "#". Raises ConfigFaults with
     the numbers of all other lines.
