@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -23,14 +23,14 @@ import msgspec
 
 from framegate.pipeline.config.sinks import SinkConfig, episode_sinks
 from framegate.pipeline.config.switches import AskConfig
-from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, RequestRefused
+from framegate.pipeline.contracts.errors import FramegateError, RequestRefused
 from framegate.pipeline.contracts.live_config import (
     ChangeConfig,
     ConfigRequest,
     EditableConfig,
     GetConfig,
 )
-from framegate.pipeline.contracts.redaction import remember_url
+from framegate.pipeline.contracts.redaction import redacted, remember_url
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec
 from framegate.pipeline.engine.child_line import ChildLine, give_spec, start_child
 from framegate.pipeline.engine.control_line import ControlLine
@@ -72,6 +72,7 @@ PORTS: Final = {
 EXIT_S: Final = 8.0  # time for the process to end: FINISH_S, and the exit itself
 RESTART: Final = Backoff(first_s=0.2, most_s=30.0)
 KILLED: Final = Backoff(first_s=0.2, most_s=1.0)  # an external kill is no fault of the process
+AGAIN_S: Final = 60.0  # until a sink that cannot start is tried again
 _STEADY_S: Final = 60.0  # a process that lived longer resets the count of failures
 
 
@@ -293,12 +294,7 @@ def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=SinksSpec)
     set_up_logging(spec.log_level, "sinks", spec.log_format)
     remember_url(spec.store)
-    try:
-        sinks = [_sink(name, spec, line) for name in spec.sinks]
-    except ConfigFaults as error:  # for example, a secret file was removed during the run
-        log.error("%s", error)
-        return int(error.exit)
-    serve(line, sinks)
+    serve(line, spec.sinks, lambda name: _sink(name, spec, line))
     _report_waiting(spec, [source.name for source in line.sources or ()])
     return 0
 
@@ -333,15 +329,23 @@ def _sink(name: str, spec: SinksSpec, line: ControlLine) -> RunningSink:
     return Delivery(name, config, receiver, spec.store, begins_now=begins_now, run=spec.run)
 
 
-def serve(line: ControlLine, sinks: Sequence[RunningSink]) -> None:
-    """Start the sinks and forward the supervisor's orders until it stops; then finish."""
-    for sink in sinks:
-        sink.start()
+def serve(line: ControlLine, names: Collection[str], sink_of: Callable[[str], RunningSink]) -> None:
+    """Start the sinks and forward the supervisor's orders until it stops; then finish.
+
+    A sink that cannot start, because a secret file is missing, say, is tried again each AGAIN_S.
+    """
+    sinks: list[RunningSink] = []
+    faults = dict.fromkeys(names, "")  # of the sinks that have not started
+    due_mono = time.monotonic()
     forwarded: Mapping[str, int] | None = None
     while True:
         # Read the order first: sources that were sent before a stop are then forwarded before it.
         must_stop = isinstance(line.ordered, Stop)
         past = {source.name: source.past for source in line.sources or ()}
+        if faults and time.monotonic() >= due_mono:
+            sinks += _started(faults, sink_of)
+            forwarded = None
+            due_mono = time.monotonic() + AGAIN_S
         for sink in sinks:
             if past != forwarded:
                 sink.take_sources(past)
@@ -350,11 +354,31 @@ def serve(line: ControlLine, sinks: Sequence[RunningSink]) -> None:
         forwarded = past
         if must_stop:
             break
-        readable([line.wake])
-        os.eventfd_read(line.wake)
+        wait_s = None
+        if faults:
+            wait_s = max(0.0, due_mono - time.monotonic())
+        if readable([line.wake], wait_s):
+            os.eventfd_read(line.wake)
     ends = time.monotonic() + FINISH_S
     for sink in sinks:
         sink.join(max(0.0, ends - time.monotonic()))
+
+
+def _started(faults: dict[str, str], sink_of: Callable[[str], RunningSink]) -> list[RunningSink]:
+    """Start the sinks of `faults` that can start, and remove them there. Log the other faults."""
+    started = []
+    for name, before in list(faults.items()):
+        try:
+            sink = sink_of(name)
+            sink.start()
+        except Exception as error:  # also of a library: the other sinks start nevertheless
+            faults[name] = redacted(str(error))
+            if faults[name] != before:
+                log.error("sink %s cannot start: %s; trying again", name, faults[name])
+        else:
+            started.append(sink)
+            del faults[name]
+    return started
 
 
 def _report_waiting(spec: SinksSpec, sources: Sequence[str]) -> None:

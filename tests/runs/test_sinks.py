@@ -186,6 +186,15 @@ def test_a_receiver_that_is_away_holds_nothing_up_and_is_told_later(
     assert receiver.ids() == visits(50)
 
 
+def test_a_sink_that_cannot_start_stops_no_other(receiver: WebhookReceiver, tmp_path: Path) -> None:
+    wrong = '[sinks.phone]\nkind = "notify"\nurl = "nfty://my-own-topic"\n'
+    folder = told_folder(tmp_path / "user", 50, wrong + SINK)
+    ended = framegate(folder, "run", "gate.mp4", "-d", "data")
+    assert ended.code == 0, ended.err
+    assert receiver.ids() == visits(50)
+    assert ended.err.count("sink phone cannot start: sinks.phone.url: Apprise does not know") == 1
+
+
 def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
     """Kill what hosts the sinks, and take the receiver away each second time, while a run goes on;
     return how often it was killed.
