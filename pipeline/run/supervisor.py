@@ -374,6 +374,7 @@ class Supervisor:
             now = self.sources.specs()
             generations = {spec.name: spec.generation for spec in now}
             same = {spec.name for spec in specs if generations.get(spec.name) == spec.generation}
+            lost_before = self.sources.lost()
             self._note_faults(probe, same)
             self._workers.kill_hung(probe.pending)
             for name in sorted(probe.through & same):
@@ -392,6 +393,8 @@ class Supervisor:
                 self._ending.end(Exit.SOURCE_FAILED)
             elif is_all_done and may_end:
                 self._ending.end(Exit.DONE)
+            if self.sources.lost() != lost_before and self._ending.code is None:
+                self._tell_listeners()  # the new run of a source sends its episodes
         is_active = self._ending.code is None
         if self._draining and is_active and time.monotonic() > self._next_disk_look:
             await self._report_full_disk()
@@ -451,6 +454,9 @@ class Supervisor:
 
     def _tell_sources(self) -> None:
         self._workers.tell_sources()
+        self._tell_listeners()
+
+    def _tell_listeners(self) -> None:
         for listener in self._listeners:
             listener(self.sources.specs())
 

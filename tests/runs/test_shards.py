@@ -249,6 +249,8 @@ def test_a_run_goes_on_when_all_that_one_shard_has_was_taken_over(tmp_path: Path
             run.interrupt()
             ended = run.wait()
         assert ended.code == SOURCE_FAILED, ended.err
+        assert "in total: a" in ended.err
+        assert "in total: b" not in ended.err, "its results are those of the other run"
         results = reader.results("a")
         assert [(r["epoch"], r["seq"]) for r in results] == frames(1, len(results))
         reader.close()
