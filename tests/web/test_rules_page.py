@@ -164,11 +164,13 @@ rules = ["old"]
 
 
 @pytest.fixture
-def editable(store: EmbeddedStore, sayer: Sayer, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The page of a run whose file can be changed, and this file."""
+def editable(
+    store: EmbeddedStore, sayer: Sayer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[str, Path]]:
+    """The page of a run whose file can be changed, and this file; a parameter is its text."""
     del sayer
     file = tmp_path / "pipeline.toml"
-    file.write_text(FILE, encoding="utf-8")
+    file.write_text(getattr(request, "param", FILE), encoding="utf-8")
     routes = [
         Route("/api/v1/sources", sources),
         Route("/snapshot/{source}.jpg", no_picture),
@@ -222,7 +224,7 @@ def test_rules_are_saved_moved_renamed_switched_and_undone_on_the_page(
     visit.page.click("#save")
     visit.until("document.getElementById('new').hidden")
     moved = events_of(file)
-    assert moved["areas"]["porch"]["points"] == [[0.1, 0.55], [0.6, 0.5], [0.6, 0.9]]
+    assert moved["areas"]["porch"] == {"points": [[0.1, 0.55], [0.6, 0.5], [0.6, 0.9]]}
     assert moved["rules"]["old"] == {
         "when": "inside", "area": "porch", "until_s": 7.0, "severity": "alert",
     }  # fmt: skip
@@ -294,6 +296,58 @@ def test_the_slower_of_two_editors_keeps_the_drawing_and_sees_the_newer_file(
     visit.page.click("#save")
     listed(visit, 3)
     assert events_of(file)["rules"]["visitor"]["source"] == "door"
+    visit.close()
+
+
+EVERYWHERE = """\
+# my cameras
+[events.rules.cars]
+when = "inside"
+labels = ["car"]
+"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("editable", [EVERYWHERE], indirect=True)
+def test_a_rule_of_all_sources_stays_one(browser: Any, editable: tuple[str, Path]) -> None:
+    url, file = editable
+    visit = Visit(browser, f"{url}/rules", 1280)
+    listed(visit, 1)
+    visit.page.click("[aria-label='Edit cars']")
+    visit.page.fill("#labels", "car bus")
+    visit.page.click("#save")
+    visit.until("document.getElementById('new').hidden")
+    assert events_of(file)["rules"]["cars"] == {
+        "when": "inside", "labels": ["car", "bus"], "severity": "detection",
+    }  # fmt: skip
+    visit.close()
+
+
+@needs_chromium
+def test_a_new_rule_replaces_no_area_and_no_rule(browser: Any, editable: tuple[str, Path]) -> None:
+    url, file = editable
+    visit = Visit(browser, f"{url}/rules", 1280)
+    listed(visit, 1)
+    click(visit, (0.4, 0.2), (0.8, 0.2), (0.8, 0.98))
+    visit.page.click("#save")
+    listed(visit, 2)
+    before = events_of(file)["areas"]["visitor_area"]
+    visit.page.click("[aria-label='Remove visitor']")
+    listed(visit, 1)
+    click(visit, (0.1, 0.1), (0.3, 0.1), (0.3, 0.3))
+    visit.page.fill("#name", "old")
+    assert visit.page.is_disabled("#save")
+    assert "There is a rule old of all sources" in visit.page.inner_text("#toml")
+    visit.page.fill("#name", "visitor")
+    visit.page.click("#save")
+    listed(visit, 2)
+    after = events_of(file)
+    assert after["areas"]["visitor_area"] == before
+    assert after["rules"]["visitor"]["area"] == "visitor_area2"
+    visit.page.click(".tag:text-is('visitor_area2')")
+    visit.page.fill("#name", "porch")
+    assert visit.page.is_disabled("#save")
+    assert "There is an area porch" in visit.page.inner_text("#toml")
     visit.close()
 
 
