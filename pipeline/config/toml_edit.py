@@ -113,6 +113,14 @@ def _parsed(text: str) -> dict[str, Any]:
         raise ConfigFaults([f"the file is not TOML: {error}"]) from None
 
 
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
 # -- Tables.
 
 
@@ -269,14 +277,14 @@ def _lines_of(text: str) -> list[str]:
 
 
 def _sections(text: str) -> list[_Section]:
-    """Return the tables of a text in their order.
+    """Return the tables of a TOML text in their order.
 
-    A line in a text of several lines can look like a header. `_as_asked` refuses what follows.
+    A line in a value of several lines can look like a header: the lines before it are not TOML.
     """
     found: list[tuple[Path, list[str]]] = [((), [])]
     for line in _lines_of(text):
         header = _HEADER.fullmatch(line.rstrip("\r\n"))
-        if header is not None:
+        if header is not None and _is_toml("".join(found[-1][1])):
             keys = [key.strip().strip("\"'") for key in header[1].split(".")]
             found.append((tuple(keys), []))
         found[-1][1].append(line)

@@ -57,7 +57,6 @@ def test_only_a_newline_ends_a_line(other: str) -> None:
     [
         'events.rules.dark.when = "state"\nevents.rules.dark.state = "lost"\n',
         '[events]\nrules = {dark = {when = "state", state = "lost"}}\n',
-        '[events.rules.dark]\nwhen = "state"\nstate = "lost"\nview = """\n[gate]\nx"""\n',
     ],
 )
 def test_what_cannot_be_separated_is_refused(text: str) -> None:
@@ -75,6 +74,24 @@ def test_what_cannot_be_separated_is_refused(text: str) -> None:
 def test_a_value_that_cannot_be_separated_is_refused(text: str) -> None:
     with pytest.raises(ConfigFaults, match="dark: its lines cannot be changed here"):
         with_lines(text, DARK, LOST.replace('"lost"', '"moved"'))
+
+
+@pytest.mark.parametrize("comma", ["", ","])
+@pytest.mark.parametrize(
+    "rows", [("[0.1, 0.5]", "[0.9, 0.5]"), ('["person"]', '["car"]'), ("[1]", "[2]")]
+)
+def test_a_row_of_a_list_is_no_header(rows: tuple[str, str], comma: str) -> None:
+    old = f"points = [\n  {rows[0]},\n  {rows[1]}{comma}\n]"
+    text = f'[events.areas.yard]\n{old}\n\n[gate]\nmode = "off"\n'
+    after = with_value(text, AREA, {"points": [[0, 1]]})
+    assert after == text.replace(old, "points = [[0, 1]]")
+    assert with_value(text, ("gate", "mode"), "on") == text.replace("off", "on")
+    assert with_value(text, AREA, None) == '\n[gate]\nmode = "off"\n'
+
+
+def test_a_line_of_a_text_is_no_header() -> None:
+    text = '[events.rules.dark]\nwhen = "state"\nview = """\n[gate]\nx"""\n'
+    assert with_value(f"{text}\n[gate]\n", DARK, None) == "\n[gate]\n"
 
 
 @pytest.mark.parametrize("rest", ["", 'view = """\nstate = "lost"\n"""\n'])
