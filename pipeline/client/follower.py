@@ -141,7 +141,8 @@ class Cursor:
         oldest = Position.parse(known[b"first-entry"][0])
         first = Position.parse(entries[0][0])
         if oldest <= self.after:
-            if self.index is None and entries[-1][0] == known[b"last-generated-id"]:
+            if entries[-1][0] == known[b"last-generated-id"]:
+                # Also if the index is known: a failover may have lost entries that were read.
                 self.index = known[b"entries-added"] - len(entries)
             return None
         is_missed = self.strict and (self.index is None or gone > self.index)

@@ -117,7 +117,8 @@ class GroupFollower:
     def _join(self) -> Steps:
         for source in self._seen.keys() - set(self._roster.names):
             self._leave(source)
-        new = [name for name in self._roster.names if name not in self._seen]
+        known = self._roster.registered  # a group for another source would make its stream
+        new = [name for name in self._roster.names if name not in self._seen and name in known]
         if new:
             group = self._member.group
             commands: list[Command] = []

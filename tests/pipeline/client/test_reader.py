@@ -8,12 +8,12 @@ import pytest
 import redis
 from redis.exceptions import AskError, MovedError
 
-from framegate.pipeline.client.follower import Follower, count_of_each
+from framegate.pipeline.client.follower import RESULTS, Cursor, Follower, count_of_each
 from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.reader import ASK_AGAIN_S, Leg, Legs, Reader
 from framegate.pipeline.contracts import keys, records
-from framegate.pipeline.contracts.errors import StoreBusy, StoreLost, StoreRefused
-from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.errors import ResultsTrimmed, StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.store.cluster import slot_of
 from tests.support.published import result
 
@@ -132,6 +132,32 @@ def test_only_results_of_a_group_are_acknowledged() -> None:
 
 def in_group() -> Reader:
     return Reader(URL, GroupFollower(["door"], "earliest", Consumer("g", "c", 60.0)), 60.0)
+
+
+def test_a_group_makes_no_stream_for_a_source_that_does_not_exist() -> None:
+    legs = in_group().next()
+    assert asked(next(legs)) == (URL, ["GET", "HKEYS"])
+    assert asked(legs.send([b"identity", []])) == (URL, [])  # a pause
+    assert asked(legs.send([])) == (URL, ["GET", "HKEYS"])
+    assert asked(legs.send([b"identity", [b"door"]])) == (URL, ["XGROUP"])
+
+
+def test_a_gap_is_noticed_although_a_failover_lost_results_that_were_read() -> None:
+    """Ten entries were read, and three of them are lost, so the next one is the eighth."""
+
+    def look(added: int, length: int, *positions: str) -> ResultsTrimmed | None:
+        info = [b"entries-added", added, b"length", length, b"first-entry", [oldest.encode()]]
+        entries = [[position.encode(), FRAME[1]] for position in positions]
+        gap = cursor.judge("door", [*info, b"last-generated-id", entries[-1][0]], entries)
+        cursor.passed("door", RESULTS, entries)
+        return gap
+
+    cursor, oldest = Cursor(Position(1, 9), index=10), "1-0"
+    assert look(9, 9, "2-0", "2-1") is None
+    oldest = "2-4"  # 2-2 and 2-3 are removed
+    gap = look(12, 1, "2-4")
+    assert gap is not None
+    assert (gap.after, gap.before) == ("2-1", "2-4")
 
 
 def test_an_acknowledgement_that_the_store_refuses_raises() -> None:
