@@ -38,6 +38,9 @@ PROBE_S = 1.0
 
 _FILES = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "tls_key"}
 
+# Options of redis-py that change the form of replies.
+_FORMS = ("decode_responses", "encoding", "encoding_errors")
+
 # The permissions of Framegate's own user, without FLUSHALL, CONFIG, KEYS and similar commands.
 ACL_RULE = "~fg:* resetchannels +@all -@dangerous +info"
 
@@ -256,6 +259,10 @@ def url_fault(url: str) -> str | None:
     for name, value in _query(url).items():
         if name in _FILES and not os.access(value, os.R_OK):
             return f"{name} (tls: {_FILES[name]}) = {value!r}: this file cannot be read"
+        if name in _FORMS:
+            return f"its query has {name}, which changes the store's replies; remove it"
+        if name == "protocol" and value != "2":
+            return "its query has a protocol other than 2, which changes the store's replies"
     return None
 
 

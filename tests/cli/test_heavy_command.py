@@ -27,6 +27,8 @@ programs = pytest.mark.parametrize("program", [needs(program) for program in PRO
     [
         ("http://somewhere", "it is not the URL of a Redis"),
         ("redis://localhost:notaport", "its port, database or query is malformed"),
+        ("redis://localhost?decode_responses=true", "its query has decode_responses, which"),
+        ("redis://localhost?protocol=3", "its query has a protocol other than 2, which"),
         ("redis://localhost:PORT", "cannot be reached"),
         ("env:FRAMEGATE_TEST_NOWHERE", "--redis env:FRAMEGATE_TEST_NOWHERE: this environment"),
     ],
