@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 HOME = "HOME_URL"  # variable with the URL of the broker
+USUAL_BROKER = "mqtt://core-mosquitto:1883"  # the add-on "Mosquitto broker"
 SUPERVISOR = "http://supervisor"
 CONFIG, DATA = Path("/config"), Path("/data")
 TEMPLATE = Path(__file__).with_name("framegate.toml")
@@ -59,6 +60,14 @@ def additions(configured: Mapping[str, Any], cameras: Mapping[str, str], has_bro
     if has_broker and has_rules and "home" not in configured.get("sinks", {}):
         tables.append(f'\n[sinks.home]\nkind = "mqtt"\nurl_env = "{HOME}"\ncommands = true\n')
     return "".join(tables)
+
+
+def needs_broker(configured: Mapping[str, Any]) -> bool:
+    """Return whether a sink of a parsed configuration has the URL of the broker."""
+    sinks = configured.get("sinks")
+    if not isinstance(sinks, dict):
+        return False
+    return any(isinstance(sink, dict) and sink.get("url_env") == HOME for sink in sinks.values())
 
 
 def ask_supervisor(url: str, token: str) -> dict[str, Any] | None:
@@ -118,6 +127,14 @@ def prepare(
     variables = {camera_variable(name): url for name, url in cameras.items()}
     if broker is not None:
         variables[HOME] = broker_url(broker)
+    elif needs_broker(configured):
+        # Without the variable, the run would refuse the sink, and no camera would be watched.
+        variables[HOME] = USUAL_BROKER
+        print(
+            f"framegate: messages wait for a broker at {USUAL_BROKER}: install one and start "
+            f"again, or remove the sink with {HOME} from {file}",
+            file=sys.stderr,
+        )
     # A run without sources starts only in a folder that exists; it then waits for cameras.
     (data / "framegate").mkdir(exist_ok=True)
     command = ["framegate", "run", "-c", str(file), "-d", str(data / "framegate"), "--resume"]

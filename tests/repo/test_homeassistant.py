@@ -205,6 +205,24 @@ def test_a_later_start_adds_what_is_missing_and_changes_nothing_else(
     assert variables["HOME_URL"] == "mqtts://core-mosquitto:8883"
 
 
+def test_a_broker_that_is_removed_later_stops_no_camera(
+    supervisor: str,
+    folders: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    StandIn.broker = BROKER
+    ADD_ON.prepare(*folders, supervisor, TOKEN)
+    StandIn.broker = None
+    _, variables = ADD_ON.prepare(*folders, supervisor, TOKEN)
+    assert "messages wait for a broker at mqtt://core-mosquitto:1883" in capsys.readouterr().err
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    text = (folders[0] / "pipeline.toml").read_text(encoding="utf-8")
+    own = text.replace("/data/accounts.toml", str(folders[1] / "accounts.toml"))
+    assert set(read_config("pipeline.toml", own).sinks) == {"home"}
+
+
 @pytest.mark.parametrize("fault", ["same name", "no TOML", "no Supervisor"])
 def test_a_mistake_is_named(fault: str, supervisor: str, folders: tuple[Path, Path]) -> None:
     words = {"same name": "same name", "no TOML": "pipeline.toml is not", "no Supervisor": "answer"}
