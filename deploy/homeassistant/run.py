@@ -117,8 +117,16 @@ def prepare(
         ) from None
     added = additions(configured, cameras, broker is not None)
     if added or not file.exists():
+        text = text.rstrip("\n") + "\n" + added
+        try:
+            tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            raise CannotStart(
+                f"{file}: nothing can be added behind an inline table; write tables as "
+                f"[sources.NAME] and [sinks.NAME], or add this yourself:\n{added}"
+            ) from None
         beside = file.with_suffix(".new")
-        beside.write_text(text.rstrip("\n") + "\n" + added, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         beside.replace(file)
     accounts = data / "accounts.toml"
     if not accounts.exists():

@@ -223,6 +223,17 @@ def test_a_broker_that_is_removed_later_stops_no_camera(
     assert set(read_config("pipeline.toml", own).sinks) == {"home"}
 
 
+def test_a_file_to_which_no_table_can_be_added_stays_as_it_is(
+    supervisor: str, folders: tuple[Path, Path]
+) -> None:
+    file = folders[0] / "pipeline.toml"
+    mine = 'sources = {door = {url_env = "CAMERA_DOOR_URL"}}\n'
+    file.write_text(mine, encoding="utf-8")
+    with pytest.raises(ADD_ON.CannotStart, match=r"inline table(.|\n)*\[sources\.yard\]"):
+        ADD_ON.prepare(*folders, supervisor, TOKEN)
+    assert file.read_text(encoding="utf-8") == mine
+
+
 @pytest.mark.parametrize("fault", ["same name", "no TOML", "no Supervisor"])
 def test_a_mistake_is_named(fault: str, supervisor: str, folders: tuple[Path, Path]) -> None:
     words = {"same name": "same name", "no TOML": "pipeline.toml is not", "no Supervisor": "answer"}
