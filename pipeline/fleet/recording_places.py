@@ -93,7 +93,7 @@ def note_places(
     """
     try:
         now = _places_here(slot, folder, http)
-    except RecordingLost:
+    except (RecordingLost, OSError):
         return dict(before)
     changed = [place for name, place in now.items() if before.get(name) != place]
     gone = [place for name, place in before.items() if name not in now]

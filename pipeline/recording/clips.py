@@ -31,14 +31,20 @@ def pin_clips(data: Path, pins: Sequence[Pin]) -> list[Pin]:
                     partial(index.pin, pin.source, pin.since, pin.until, pin.why, pin.severity)
                 )
                 del waiting[0]
-    except RecordingLost as error:
+    except (RecordingLost, OSError) as error:
         log.warning("clips of %d changes of episodes are pinned later: %s", len(waiting), error)
     return waiting
 
 
 def is_recorded(data: Path) -> bool:
-    """Return whether a data folder has, or had, recordings of any source."""
-    return (data / FOLDER).is_dir()
+    """Return whether a data folder has, or had, recordings of any source.
+
+    True if the disk does not answer: the caller learns it from the index.
+    """
+    try:
+        return (data / FOLDER).is_dir()
+    except OSError:  # is_dir returns False for a missing folder, and raises for a failing disk
+        return True
 
 
 def recorded_clips(data: Path, pins: Sequence[Pin]) -> list[Pin]:
@@ -57,5 +63,5 @@ def recorded_clips(data: Path, pins: Sequence[Pin]) -> list[Pin]:
                 if state.growing_file and (index.folder / state.growing_file).exists()
             }
             return [pin for pin in pins if pin.source in unfinished or index.has_part(pin)]
-    except RecordingLost:
+    except (RecordingLost, OSError):
         return list(pins)

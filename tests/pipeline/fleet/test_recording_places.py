@@ -8,8 +8,15 @@ import msgspec
 import redis
 
 from framegate.pipeline.contracts import keys
-from framegate.pipeline.fleet.recording_places import RecordingPlace, all_places, places_of
+from framegate.pipeline.fleet.recording_places import (
+    RecordingPlace,
+    all_places,
+    note_places,
+    places_of,
+)
 from tests.support.servers import server
+
+REFUSED = f"/{'x' * 300}"  # the system answers each question about this folder with an error
 
 
 def test_an_entry_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
@@ -21,3 +28,8 @@ def test_an_entry_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
         for number, entry in enumerate((*faulty, msgspec.json.encode(place))):
             client.hset(keys.fleet_recordings("door"), f"box{number}:/data", entry)
         assert places_of(store.url, "door") == all_places(store.url) == [place]
+
+
+def test_a_disk_that_fails_leaves_the_places_as_they_were() -> None:
+    before = {"door": RecordingPlace("door", "a", "box", "/data", "", 1.0, 2.0)}
+    assert note_places("redis://127.0.0.1:1", "a", REFUSED, "", before) == before

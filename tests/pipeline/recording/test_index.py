@@ -416,6 +416,9 @@ def test_clips_wait_for_an_index_that_cannot_be_read(
     assert pin_clips(data, pins) == pins
     assert "clips of 2 changes of episodes are pinned later: " in caplog.text
     assert recorded_clips(data, pins) == pins
+    refused = data / ("x" * 300)  # as for a failing disk, each call about it is an error
+    assert pin_clips(refused, pins) == pins
+    assert recorded_clips(refused, pins) == pins
 
 
 def test_rows_that_were_added_to_a_replaced_index_are_reported_as_lost(index: Index) -> None:
