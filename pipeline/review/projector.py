@@ -139,6 +139,7 @@ class Projector:
         self._age_s = age_s
         self._names: frozenset[str] = frozenset()
         self._others: frozenset[str] = frozenset()
+        self._unread: frozenset[str] = frozenset()  # removed sources with entries that are left
         self._changed = asyncio.Event()
         self._failing = False
         self._unpinned: list[Pin] = []
@@ -183,13 +184,13 @@ class Projector:
                     hidden = self._hides
                     await self._tried(projection.hide_pictures, *hidden)
                 names = self._names
+                self._unread = (self._unread | before) - names
+                before = names
                 try:
-                    await self._follow_until_changed(projection, names, before - names)
+                    await self._follow_until_changed(projection, names)
                 except FramegateError as error:  # the store was replaced, for example
                     log.warning("episodes are not read: %s; trying again", error)
                     await asyncio.sleep(TRY_AGAIN_S)
-                else:
-                    before = names  # after an error, removed sources are read again
         finally:
             last = asyncio.ensure_future(self._read_last(projection))
             await asyncio.wait({last}, timeout=LAST_S)
@@ -198,13 +199,11 @@ class Projector:
                 log.warning("episodes: some entries were not read; a later run continues there")
             projection.close()
 
-    async def _follow_until_changed(
-        self, projection: Projection, names: frozenset[str], removed: frozenset[str]
-    ) -> None:
+    async def _follow_until_changed(self, projection: Projection, names: frozenset[str]) -> None:
         """Copy the last entries of removed sources, then follow the others until a change."""
         tasks: set[asyncio.Future[Any]] = {
             asyncio.ensure_future(self._changed.wait()),
-            asyncio.ensure_future(self._follow_on(projection, names, removed)),
+            asyncio.ensure_future(self._follow_on(projection, names)),
             asyncio.ensure_future(self._tidy(projection, names)),
             asyncio.ensure_future(self._copy_others(projection, names)),
         }
@@ -215,14 +214,13 @@ class Projector:
         finally:
             await cancelled(*tasks)
 
-    async def _follow_on(
-        self, projection: Projection, names: Collection[str], removed: Collection[str]
-    ) -> None:
-        await self._follow_all(projection, removed, once=True)
+    async def _follow_on(self, projection: Projection, names: Collection[str]) -> None:
+        await self._follow_all(projection, self._unread, once=True)
+        self._unread = frozenset()
         await self._follow_all(projection, names, once=False)
 
     async def _read_last(self, projection: Projection) -> None:
-        await self._follow_all(projection, self._names, once=True)
+        await self._follow_all(projection, self._names | self._unread, once=True)
         await self._pin()
         await self._tried(projection.watch, await in_thread(watched, self._url, self._names))
 
