@@ -78,6 +78,10 @@ FAULTY: Final[dict[str, tuple[dict[str, Any], list[str]]]] = {
         LEAST | {"pipeline": f'[store]\nurl = "redis://u:{PASSWORD}@store.example"\n'},
         ["pipeline: has a URL with a password", "sourcesSecret"],
     ),
+    "recordings": (
+        LEAST | {"pipeline": "[record]\nsources = true\n"},
+        ["pipeline: [record] has no bytes", "larger than data.size, 20Gi"],
+    ),
     "no worker": (
         LEAST | {"heavy": {"keda": {"enabled": True}}},
         ["heavy.replicas: must be at least 1 with heavy.keda, got 0"],

@@ -13,6 +13,9 @@
 {{- if regexMatch "[a-z]+://[^/@\\s]*:[^/@\\s]+@" .Values.pipeline -}}
 {{- $faults = append $faults "pipeline: has a URL with a password, and a ConfigMap is no place for it; use url_env, and put the URL into the Secret of sourcesSecret" -}}
 {{- end -}}
+{{- if and (not .Values.data.storageClass) (regexMatch "(?m)^\\s*\\[record\\]" .Values.pipeline) (not (regexMatch "(?m)^\\s*bytes\\s*=" .Values.pipeline)) -}}
+{{- $faults = append $faults (printf "pipeline: [record] has no bytes, and Kubernetes evicts a slot whose data folder is larger than data.size, %s; set bytes well below that, or data.storageClass" .Values.data.size) -}}
+{{- end -}}
 {{- if and .Values.heavy.keda.enabled (lt (int .Values.heavy.replicas) 1) -}}
 {{- $faults = append $faults "heavy.replicas: must be at least 1 with heavy.keda, got 0; a run asks nothing while no worker is up" -}}
 {{- end -}}
