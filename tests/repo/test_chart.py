@@ -41,7 +41,7 @@ FULL: Final[dict[str, Any]] = {
     "store": {"secret": "framegate-store", "key": "place"},
     "sourcesSecret": "framegate-sources",
     "fleetSecret": {"secret": "framegate-fleet", "key": "word"},
-    "http": {"tokenSecret": "framegate-http", "tokenKey": "word"},
+    "http": {"tokenSecret": "framegate-http", "tokenKey": "word", "scheme": "HTTPS"},
     "slots": ["box1", "box_2", "box3"],
     "pipeline": '[stages.detect]\nclasses = ["person"]\n\n[store]\ntls_ca = "/ca/ca.pem"\n',
     "data": {"storageClass": "local-path", "size": "100Gi"},
@@ -222,10 +222,13 @@ def test_the_store_that_is_away_restarts_no_slot() -> None:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe")
     }
     assert probes == {
-        "startupProbe": {"path": "/healthz", "port": "http"},
-        "livenessProbe": {"path": "/healthz", "port": "http"},
-        "readinessProbe": {"path": "/readyz", "port": "http"},
+        "startupProbe": {"path": "/healthz", "port": "http", "scheme": "HTTP"},
+        "livenessProbe": {"path": "/healthz", "port": "http", "scheme": "HTTP"},
+        "readinessProbe": {"path": "/readyz", "port": "http", "scheme": "HTTP"},
     }
+    assert {container(slots("full")[0])[probe]["httpGet"]["scheme"] for probe in probes} == {
+        "HTTPS"
+    }, "else no slot with a certificate is ever ready"
     assert ports == {"http": 8686}
 
 
