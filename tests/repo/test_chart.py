@@ -91,8 +91,9 @@ FAULTY: Final[dict[str, tuple[dict[str, Any], list[str]]]] = {
         ["heavy.keda.maxReplicas: must be at least heavy.replicas, 9, got 4"],
     ),
 }
+WORDS: Final = LEAST | {"slots": ["on", "null", "true"], "data": {"storageClass": "local-path"}}
 MANY = LEAST | {"slots": [f"box{number}" for number in range(800)]}
-RENDERED: Final = {"least": LEAST, "full": FULL}
+RENDERED: Final = {"least": LEAST, "full": FULL, "words": WORDS}
 
 
 @cache
