@@ -131,6 +131,7 @@ class Mqtt:
         self._settled = threading.Event()  # the first connection succeeded or failed
         self._fault = "no answer so far"
         self._has_begun = False
+        self._is_closing = False
         url = urlsplit(config.place(name))
         self._host = url.hostname or ""
         client = paho.Client(
@@ -242,6 +243,7 @@ class Mqtt:
         """Publish `offline` and disconnect."""
         if self._metadata is not None:
             self._metadata.stop()
+        self._is_closing = True
         if self._client.is_connected():
             info = self._client.publish(f"{self._topic}/status", "offline", 1, True)
             info.wait_for_publish(CLOSE_S)
@@ -256,6 +258,7 @@ class Mqtt:
             self._fault = redacted(str(reason))
             self._settled.set()
             return
+        client.subscribe(f"{self._topic}/status", 1)
         if self._discovery:
             client.subscribe(f"{self._discovery}/status", 1)
         if self._commands is not None:
@@ -277,7 +280,11 @@ class Mqtt:
         commands = self._commands
         if commands is not None and commands.take(message.topic, message.payload, message.retain):
             return
-        if message.payload == b"online":  # Home Assistant has started
+        if message.topic == f"{self._topic}/status":
+            # The slots of a fleet share the topic: another one has stopped, and this one has not.
+            if message.payload == b"offline" and not self._is_closing:
+                client.publish(message.topic, "online", 1, True)
+        elif message.payload == b"online":  # Home Assistant has started
             self._announce()
 
     # -- Announcements.

@@ -42,10 +42,13 @@ def home(broker: Broker) -> Iterator[HomeAssistant]:
 
 @contextmanager
 def delivering(
-    store: EmbeddedStore, *sources: str, rules: dict[str, KnownRule] = RULES
+    store: EmbeddedStore,
+    *sources: str,
+    rules: dict[str, KnownRule] = RULES,
+    run: str = "run1",
 ) -> Iterator[None]:
     config = SinkConfig("mqtt", url_env="BROKER_URL")
-    receiver = Mqtt("home", config, "run1", rules, CameraPictures())
+    receiver = Mqtt("home", config, run, rules, CameraPictures())
     with following(store, "home", config, receiver, *sources):
         yield
 
@@ -64,6 +67,24 @@ def test_home_assistant_shows_a_rule_before_anything_happened(
         wait_until("nobody came", lambda: home.state(count) == 0)
         assert home.state("framegate_framegate_gate-visitor-event") == "unknown"
     wait_until("it is away", lambda: home.state(VISITOR) == "unavailable")
+
+
+def test_entities_stay_available_while_another_slot_of_the_fleet_runs(
+    store: EmbeddedStore, broker: Broker, home: HomeAssistant
+) -> None:
+    with broker.reader("framegate/status") as events:
+
+        def told() -> list[bytes]:
+            return [payload for _, payload in list(events.came.queue)]
+
+        with delivering(store, "gate"):
+            wait_until("it is off", lambda: home.state(VISITOR) == "OFF")
+            with delivering(store, "yard", run="run2"):
+                wait_until("the other is there", lambda: told().count(b"online") > 1)
+            wait_until("this one is left", lambda: told()[-2:] == [b"offline", b"online"])
+            wait_until("it is available", lambda: home.state(VISITOR) == "OFF")
+        wait_until("none is left", lambda: home.state(VISITOR) == "unavailable")
+        wait_until("the topic says so", lambda: told()[-1] == b"offline")
 
 
 def test_a_rule_is_on_while_one_of_its_episodes_goes_on(
