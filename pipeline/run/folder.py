@@ -38,9 +38,10 @@ CHILDREN_S = 2.0  # longest wait for children of a killed run, which hold the lo
 _ENDS_BYTES = 65536
 
 OURS = (
-    "run.json", "run.new", "lock", "control.sock", "precision.json", "promise.secret",
+    "run.json", "run.new", "lock", "control.sock", "control.sock.new", "precision.json",
+    "promise.secret",
     "http.token", "store", "state", "models", "certificates", "footage",
-    "changes", "recordings", "events.db", "events.db-wal", "events.db-shm",
+    "changes", "recordings", "events.db", "events.db-journal", "events.db-wal", "events.db-shm",
 )  # fmt: skip
 """Names of all files and folders that a run makes in its data folder."""
 
