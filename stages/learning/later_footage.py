@@ -39,6 +39,7 @@ from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
 from framegate.stages.footage.footage import Footage, FootageFrame, read_footage
 from framegate.stages.footage.kept_pictures import FOLDER, kept_frames
+from framegate.stages.footage.labelled import is_labelled, read_labelled
 from framegate.stages.learning.camera_tuning import Gain, gains_of, general, raw_detector
 from framegate.stages.learning.choices import HEAVY, LEAST_NEW, TUNE_FRAMES, WithInterval
 from framegate.stages.learning.teaching import Teacher
@@ -324,17 +325,24 @@ def _new_at(name: str, place: str, learned: Learned) -> int:
         span.source: span.from_s + (span.until_s - span.from_s) / EARLIER for span in learned.spans
     }
     folder, _, source = place.rpartition(":")
+    moments: list[tuple[str, float]]
     if not Path(place).exists() and is_name(source) and Path(folder, FOLDER).is_dir():
-        footage = kept_frames(Path(folder))
-        footage = {each: kept for each, kept in footage.items() if each == source}
+        moments = [each for each in _kept_moments(Path(folder)) if each[0] == source]
     elif Path(place, FOLDER).is_dir():
-        footage = kept_frames(Path(place))
+        moments = _kept_moments(Path(place))
+    elif Path(place).is_dir() and is_labelled(Path(place)):
+        pictures = read_labelled(Path(place), name).pictures
+        moments = [(picture.source, picture.moment_s) for picture in pictures]
     elif name in until_s:
         return 0
     else:
         return max(learned.frames, LEAST_NEW)
-    n_new = 0
-    for kept_source, kept in footage.items():
-        end_s = until_s.get(kept_source, float("-inf"))
-        n_new += sum(file.record.moment_s > end_s for file in kept.files)
-    return n_new
+    return sum(at_s > until_s.get(source, float("-inf")) for source, at_s in moments)
+
+
+def _kept_moments(data: Path) -> list[tuple[str, float]]:
+    """Return the source and moment of each kept frame in a data folder."""
+    moments: list[tuple[str, float]] = []
+    for source, kept in kept_frames(data).items():
+        moments += [(source, file.record.moment_s) for file in kept.files]
+    return moments

@@ -18,7 +18,7 @@ from framegate.cli.help import ending
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
-from framegate.pipeline.run.rpc import Use, ask, find_run
+from framegate.pipeline.run.rpc import GetSources, SourceList, Use, ask, find_run
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults
 from framegate.pipeline.system.process import give_way
 from framegate.stages.learning.choices import (
@@ -385,15 +385,19 @@ def add_relearn(command: Any) -> None:
     group.add_argument(
         "--use",
         action="store_true",
-        help="let the runs whose data folders are among the footage use the new model",
+        help="let the runs whose data folders are among the footage use the new model, for the "
+        "sources of that footage",
     )
 
 
 def is_needed(parsed: argparse.Namespace) -> bool:
     """Print and return whether learning is needed; without --if-needed, it always is."""
-    if parsed.use and not _folders(parsed.sources):
+    if parsed.use and not runs_among(parsed.sources):
         raise ConfigFaults(
-            ["--use needs a run: no --from is a run's data folder (DATA or DATA:SOURCE)"]
+            [
+                "--use needs a run: no --from is a run's data folder with footage "
+                "(DATA or DATA:SOURCE)"
+            ]
         )
     if not parsed.if_needed:
         return True
@@ -424,20 +428,31 @@ def use_added(parsed: argparse.Namespace, ref: str) -> None:
     """Let the runs among the footage use an added model, for the sources that the footage is of."""
     from framegate.stages.detect.prepared_models import choose
 
-    for folder, only in _folders(parsed.sources).items():
+    for folder, footage in runs_among(parsed.sources).items():
         run = Path(find_run(folder).folder)
         model = choose(ref, run, parsed.registry)
-        ask(run, Use(model, sorted(only)))
-        say(f"{model}, by {', '.join(sorted(only)) or 'all sources'} of {folder}", "in use: ")
+        listed = ask(run, GetSources())
+        assert isinstance(listed, SourceList), listed
+        # The footage may be of sources that were removed. Without any, the run refuses the names.
+        names = sorted(footage & {each.name for each in listed.sources}) or sorted(footage)
+        ask(run, Use(model, names))
+        say(f"{model}, by {', '.join(names)} of {folder}", "in use: ")
 
 
-def _folders(words: Sequence[str]) -> dict[Path, set[str]]:
-    """Return the data folders among the footage, with the named sources; none named means all."""
-    folders: dict[Path, set[str]] = {}
+def runs_among(words: Sequence[str]) -> dict[Path, set[str]]:
+    """Return the data folders among the footage, with the sources that the footage is of.
+
+    words  footage, as read_footage takes it
+    """
+    from framegate.stages.footage.kept_pictures import FOLDER, kept_frames
+
+    runs: dict[Path, set[str]] = {}
     for place in named_sources(words).values():
         folder, _, source = place.rpartition(":")
         if not Path(place).exists() and Path(folder).is_dir() and keys.is_name(source):
-            folders.setdefault(Path(folder), set()).add(source)
-        elif Path(place).is_dir():
-            folders[Path(place)] = set()
-    return folders
+            runs.setdefault(Path(folder), set()).add(source)
+        elif Path(place, FOLDER).is_dir():
+            names = {name for name, kept in kept_frames(Path(place)).items() if kept.files}
+            if names:
+                runs.setdefault(Path(place), set()).update(names)
+    return runs

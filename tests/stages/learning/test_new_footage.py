@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from framegate.cli.demo import shipped_clip
-from framegate.cli.learning.tune import reason
+from framegate.cli.learning.tune import reason, runs_among
 from framegate.cli.main import main
 from framegate.models.registry.manifest import FootageSpan, Learned
 from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.registry import Registry
 from framegate.stages.footage.kept_pictures import Keeper
+from framegate.stages.footage.labelled import exported_name
 from framegate.stages.learning.later_footage import NewFootage, new_footage
 from tests.stages.footage.test_kept import NOW, ROOM, frame, keep
+from tests.stages.footage.test_labelled import coco, draw
 from tests.support.own_models import specialised
 
 CLIP = str(shipped_clip())
@@ -52,6 +54,28 @@ def test_new_is_what_is_later_or_of_another_source(registry: Path, data: Path) -
     assert new(f"gate={CLIP}") == 0
     assert new(f"gate={CLIP}", f"yard={CLIP}") == 100
     assert new_footage("nobody", (CLIP,), registry) == NewFootage(None, 0)
+
+
+def test_labelled_pictures_are_as_new_as_their_names_state(registry: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    for moment_s in (NOW, NOW + 50, NOW + 135):
+        draw(labels / "images" / f"{exported_name('gate', 1, int(moment_s), moment_s)}.png")
+    (labels / "classes.txt").write_text("car\n", encoding="utf-8")
+    assert new_footage("gate", (str(labels),), registry).new == 1
+
+
+def test_a_model_is_used_for_the_sources_of_its_footage(data: Path, tmp_path: Path) -> None:
+    """A folder of labels, a video and a data folder without footage are no run to use it."""
+    others = coco(tmp_path / "labels"), tmp_path / "empty"
+    (tmp_path / "empty" / "footage").mkdir(parents=True)
+    assert runs_among([CLIP, *map(str, others)]) == {}
+    assert runs_among([f"{data}:gate"]) == {data: {"gate"}}
+    keep(Keeper(data, ROOM), frame(1, "yard"))
+    (data / "footage" / "door").rename(tmp_path / "door")
+    both = {data: {"gate", "yard"}}
+    assert runs_among([str(data)]) == both
+    assert runs_among([f"{data}:gate", str(data)]) == both
+    assert runs_among([str(data), f"{data}:gate"]) == both
 
 
 def test_there_has_to_be_a_reason() -> None:
