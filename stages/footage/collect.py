@@ -295,6 +295,7 @@ class Collect(Stage[CollectState]):
                     error.strerror,
                 )
             self._has_failed = True
+            self._last.pop(record.source, None)  # it would drop frames that equal it
             self._drop("unwritable")
         else:
             if self._has_failed:

@@ -231,6 +231,15 @@ def test_a_disk_that_takes_nothing_is_told_once_and_counted(
     assert "frames are kept again" in told[1]
 
 
+def test_a_frame_that_could_not_be_written_drops_no_equal_one(tmp_path: Path) -> None:
+    (tmp_path / "footage").write_text("in the way", encoding="utf-8")
+    stage = collect(tmp_path)
+    state = fed(stage, [item(0, 0.0, number=0)])
+    (tmp_path / "footage").unlink()
+    fed(stage, [item(1, 10.0, number=0)], state)
+    assert [record.seq for record in kept(tmp_path)] == [1]
+
+
 def test_never_more_than_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = SimulatedHost(NOW)  # frames are thinned by the time at which they were kept
     monkeypatch.setattr(collecting, "Keeper", partial(Keeper, clock=host))
