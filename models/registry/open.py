@@ -79,7 +79,8 @@ def tried_of(folder: ModelFolder, device: str = CPU) -> Tried:
     manifest = folder.manifest
     is_int8 = manifest.precision == "int8"
     has_both = NETWORK_INT8 in manifest.files
-    may_use_bf16 = manifest.metrics.get(BF16_AGREEMENT, 0.0) >= MIN_AGREEMENT
+    agreement = manifest.metrics.get(BF16_AGREEMENT)  # of any type in a model that was added
+    may_use_bf16 = isinstance(agreement, int | float) and agreement >= MIN_AGREEMENT
     precisions: list[Precision] = []
     for precision in supported():
         has_weights = has_both or precision.startswith("int8") is is_int8

@@ -85,9 +85,14 @@ def test_labels_that_are_all_cocos_are_published_as_these(folder: ModelFolder) -
     assert open.class_ids(manifest, ["dog"]) == (16,)
 
 
-@pytest.mark.parametrize(("agreement", "allowed"), [(None, False), (0.9, False), (0.99, True)])
+@pytest.mark.parametrize(
+    ("agreement", "allowed"), [(None, False), (0.9, False), (0.99, True), ("0.99", False)]
+)
 def test_bf16_is_tried_only_where_it_was_seen_to_agree(
-    folder: ModelFolder, agreement: float | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
+    folder: ModelFolder,
+    agreement: float | str | None,
+    allowed: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(open, "supported", lambda: ("f32", "bf16", "int8", "int8+bf16"))
     metrics = {} if agreement is None else {"bf16_agreement": agreement}
