@@ -161,7 +161,7 @@ class Auditor:
     def _coin(self, source: str, now: Period) -> str:
         return coin.commitment(coin.period_key(self._secret, source, now.number))[:8]
 
-    def numbered(self, item: Item, state: AuditState) -> AuditState:
+    def numbered(self, source: str, state: AuditState) -> AuditState:
         """Return the state with a period number; a new state gets a number that was never used.
 
         A number must not be used again, because its coin may be public, even if the store has lost
@@ -170,7 +170,7 @@ class Auditor:
         """
         if state.now.number:
             return state
-        first = self._past_of(item.source) * period.MOST_PERIODS
+        first = self._past_of(source) * period.MOST_PERIODS
         return _replace(state, now=Period(number=first))
 
     def began(self, item: Item, state: AuditState) -> AuditState:
@@ -295,7 +295,7 @@ class Auditor:
         state = self._past(source, state, end.epoch or state.last.epoch, end.frames - end.dropped)
         if not end.dropped:
             return state
-        state = self._kept_to(source, state)
+        state = self._kept_to(source, self.numbered(source, state))
         return _replace(state, now=period.missing(state.now, end.dropped))
 
     def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:

@@ -188,7 +188,7 @@ class _Cascade:
         """Return the state with the outcomes of earlier audits, and these; None: one is missing."""
         if self._auditor is None:
             return state, ()
-        audits = self._auditor.numbered(item, state.audits)
+        audits = self._auditor.numbered(item.source, state.audits)
         settled = self._auditor.settled(item.source, audits, state.clock_s)
         if settled is None:
             return None

@@ -15,7 +15,7 @@ from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import WAITS, Item, Waits
 from framegate.pipeline.promise.certificate import Certificate, Declaration, verify
-from framegate.pipeline.promise.period import Promise
+from framegate.pipeline.promise.period import MOST_PERIODS, Promise
 from framegate.stages.audit.open_audits import AuditState
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
@@ -95,6 +95,16 @@ def test_dropped_frames_are_not_served_ones(tmp_path: Path) -> None:
     stage.close()
     now = audits(states).now
     assert (now.served, now.missed, now.failed) == (6, 4, 0)
+
+
+def test_an_epoch_of_dropped_frames_gets_a_period_number_that_was_never_used(
+    tmp_path: Path,
+) -> None:
+    """The store has lost the source after three epochs."""
+    stage = escalate(tmp_path, ToldPlace(agrees), TERMS, past=3, live=True, doubt=NEVER)
+    _, state = stage.end("a", End(1, 5, last=False, dropped=5, epoch=4), NEW["a"])
+    stage.close()
+    assert (state.audits.now.number, state.audits.now.missed) == (3 * MOST_PERIODS + 1, 5)
 
 
 def test_frames_before_the_promise_are_none_of_its_business(tmp_path: Path) -> None:
