@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -70,14 +71,16 @@ class Certify(Stage[NoState]):
     def _write(self, source: str, name: str, data: msgspec.Raw) -> None:
         """Write a record as JSON with all its fields, even those unknown to this version."""
         path = self._folder / name
+        new = path.with_suffix(f".{os.getpid()}")
         try:
             fields = records.decode(data, dict[str, Any])
             path.parent.mkdir(exist_ok=True)
-            new = path.with_suffix(f".{os.getpid()}")
             new.write_bytes(msgspec.json.format(msgspec.json.encode(fields)) + b"\n")
             new.replace(path)
         except OSError as error:
             log.error("source %s: %s; %s is in the store only", source, error, name)
+            with suppress(OSError):
+                new.unlink()
 
 
 def summary(certificate: Certificate) -> str:

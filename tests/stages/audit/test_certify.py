@@ -83,6 +83,13 @@ def test_what_is_said_again_is_written_again(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_file_that_cannot_be_written_leaves_no_other_one(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "certificates" / "door-1.declared.json"
+    in_the_way.mkdir(parents=True)
+    certify(tmp_path).process([frame(news(declared=(raw(DECLARED),)))], NEW)
+    assert list(in_the_way.parent.iterdir()) == [in_the_way]
+
+
 def test_a_folder_that_takes_no_file_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
