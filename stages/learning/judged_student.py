@@ -1,8 +1,10 @@
 """A trained network as a model of the registry, judged on later footage.
 
-Figures and least scores are those of OpenVINO's network at the precision that is fastest here, not
-torch's. The judgement compares it with the light detector as it ships: it must be better. It also
-compares it with the light detector tuned to the same pictures: it must not be much worse.
+Figures are those of OpenVINO's network at the precision that is fastest here, not torch's. Its
+least scores are chosen in f32.
+
+The judgement compares it with the light detector as it ships: it must be better. It also compares
+it with the light detector tuned to the same pictures: it must not be much worse.
 """
 
 from __future__ import annotations
