@@ -61,7 +61,7 @@ _BUSY = (
 _ONLY_ON_PRIMARY = "cannot be used with replica instances"
 _IN_PIPELINE = "of pipeline caused error: "
 _NO_CONNECTION_LEFT = "max number of clients"
-_BROKEN_OFF = ("reset by peer", "closed by server", "Broken pipe", "Error 5 ")
+_BROKEN_OFF = ("reset by peer", "closed by server", "Broken pipe", "Error 5 ", "EOF occurred")
 _WANTS_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "UNKNOWN_CA", "BAD_CERTIFICATE")
 _ERRORS = (
     redis.ConnectionError,
@@ -156,13 +156,17 @@ def reply_fault(text: str) -> FramegateError:
 
 
 def _tls_fault(url: str, text: str) -> str | None:
-    """Return the fault of either side's TLS; None if the cause is another."""
+    """Return the fault of either side's TLS that lasts; None if the cause is another.
+
+    A connection that breaks in the handshake is no such fault by itself: a proxy in front of the
+    store breaks it while the store restarts.
+    """
     address = _tcp_address(url)
     if address is None:
         return None
     broken_off = any(words in text for words in _BROKEN_OFF)
     if not url.startswith("rediss://"):
-        if broken_off and _tls_refusal(address) is not None:
+        if broken_off and _tls_refusal(url, address) is not None:
             return "speaks TLS: use rediss:// in the URL"
         return None
     if "CERTIFICATE_VERIFY_FAILED" in text and "is not valid for" in text:
@@ -170,13 +174,15 @@ def _tls_fault(url: str, text: str) -> str | None:
             f"has a certificate for another name: {text}; use the name in the certificate, or "
             "[store] tls_check_hostname = false"
         )
+    if "certificate has expired" in text:  # the store may get a valid one during the run
+        return None
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return (
             f"has a certificate that is not trusted: {text}; give the CA that signed it as [store] "
             "tls_ca, or ?ssl_ca_certs=FILE in the URL"
         )
     if broken_off:
-        text = _tls_refusal(address) or text  # the connection broke before the alert was read
+        text = _tls_refusal(url, address) or text  # the connection broke before the alert was read
     if any(word in text for word in _WANTS_CERTIFICATE):
         return (
             f"wants a client certificate that it trusts: {text}; give [store] tls_cert and "
@@ -184,7 +190,7 @@ def _tls_fault(url: str, text: str) -> str | None:
         )
     if _speaks_plainly(address):
         return "speaks no TLS on this port: use redis:// in the URL, or the server's tls-port"
-    if "SSL" not in text:
+    if "SSL" not in text or any(words in text for words in _BROKEN_OFF):
         return None
     return f"cannot be reached over TLS: {text}"
 
@@ -197,13 +203,19 @@ def _tcp_address(url: str) -> tuple[str, int] | None:
     return parts.hostname or "localhost", parts.port or 6379
 
 
-def _tls_refusal(address: tuple[str, int]) -> str | None:
-    """Return why the server ends a TLS connection; empty if it does not, None if it has no TLS."""
+def _tls_refusal(url: str, address: tuple[str, int]) -> str | None:
+    """Return why the server ends a TLS connection with the client certificate of the URL, if any;
+    empty if it does not, None if it has no TLS.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    query = _query(url)
     reason = None
     try:
+        if "ssl_certfile" in query:
+            password = query.get("ssl_password", "")  # without any, OpenSSL asks the terminal
+            context.load_cert_chain(query["ssl_certfile"], query.get("ssl_keyfile"), password)
         plain = socket.create_connection(address, PROBE_S)
         with plain, context.wrap_socket(plain) as secure:
             reason = ""
