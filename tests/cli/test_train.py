@@ -24,6 +24,8 @@ def test_without_torch_it_says_what_to_install(
     [
         ([], "--from SOURCE is missing: the footage to learn from"),
         (["--resume", "--from", "a.mp4"], "leave out --from"),
+        (["--resume", "--use"], "leave out --if-needed and --use"),
+        (["--resume", "--if-needed"], "use the model with framegate models use gate"),
         (
             ["--from", "a.mp4", "--minutes", "0"],
             "--minutes must be above 0 and at most 1440, got 0",

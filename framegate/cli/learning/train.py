@@ -148,6 +148,11 @@ def _check(parsed: argparse.Namespace) -> None:
         faults.append("--resume continues with the footage of the first call; leave out --from")
     if parsed.resume and parsed.labels:
         faults.append("--resume continues with the labels of the first call; leave out --labels")
+    if parsed.resume and (parsed.use or parsed.if_needed):
+        faults.append(
+            "--resume continues a training in any case; leave out --if-needed and --use, and use "
+            f"the model with framegate models use {parsed.name}"
+        )
     if not parsed.resume and not parsed.sources:
         faults.append("--from SOURCE is missing: the footage to learn from")
     if not 1 <= parsed.frames <= MAX_FRAMES:
