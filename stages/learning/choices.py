@@ -14,6 +14,7 @@ TUNE_FRAMES: Final = 400
 TRAIN_FRAMES: Final = 600  # of which 60 % are learned from
 STEPS: Final = 800  # of training, unless minutes are given
 SIDES: Final = {"compact": 320, "accurate": 416}  # longer side of a student's input, pixels
+TRAINING_S: Final = "training_cpu_s"  # metric of a trained model only: CPU seconds
 LEAST_NEW: Final = 50  # pictures, without which a new model could not be judged
 
 # A figure and its 95 % interval.

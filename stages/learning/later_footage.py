@@ -303,18 +303,27 @@ class NewFootage:
     new: int
 
 
+def newest_model(name: str, registry: Path | None) -> Manifest | None:
+    """Return the newest model of that name; None if there is none. Raises ConfigFaults.
+
+    registry  None: the default one
+    """
+    with model_faults():
+        try:
+            return Registry(registry).find(name).manifest
+        except UnknownModel:
+            return None
+
+
 def new_footage(name: str, words: tuple[str, ...], registry: Path | None) -> NewFootage:
     """Count the new pictures for the newest model of that name; words: as for `read_footage`.
 
     A video file that the model did not learn from is not decoded; it counts as enough.
     """
-    with model_faults():
-        try:
-            learned = Registry(registry).find(name).manifest.learned
-        except UnknownModel:
-            learned = None
-    if learned is None:
+    model = newest_model(name, registry)
+    if model is None or model.learned is None:
         return NewFootage(None, 0)
+    learned = model.learned
     new = sum(_new_at(name, place, learned) for name, place in named_sources(words).items())
     return NewFootage(learned.frames, new)
 

@@ -83,6 +83,7 @@ from framegate.stages.learning.camera_tuning import (
 from framegate.stages.learning.choices import (
     SIDES,
     STEPS,
+    TRAINING_S,
     Choose,
     ClassChoice,
 )
@@ -182,7 +183,7 @@ def train(
             steps = training.course.steps
             return Trained(None, training.done, steps, cpu_s, 0.0, request.registry, {})
         share = share_of(training)
-        metrics = {"share": round(share, 3), "training_cpu_s": round(cpu_s)} | _facts(training)
+        metrics = {"share": round(share, 3), TRAINING_S: round(cpu_s)} | _facts(training)
         learned = replace(learned_of(found, seen, asked.classes), merged=asked.classes.merged)
         with tempfile.TemporaryDirectory(prefix="framegate-train-") as path:
             student = as_model(Path(path), request.name, training.student(), lessons, meter)

@@ -24,6 +24,7 @@ from framegate.pipeline.system.process import give_way
 from framegate.stages.learning.choices import (
     HEAVY,
     LEAST_NEW,
+    TRAINING_S,
     TUNE_FRAMES,
     ClassChoice,
     ClassSeen,
@@ -141,6 +142,8 @@ def _tune(parsed: argparse.Namespace) -> Exit:
         wishes_of(parsed),
         tuple(parsed.labels),
     )
+    if parsed.use:
+        _check_not_trained(parsed.name, parsed.registry)
     if not is_needed(parsed):
         return Exit.DONE
     person = Person(sys.stdin.isatty() and not request.wishes[0])
@@ -166,6 +169,24 @@ def _tune(parsed: argparse.Namespace) -> Exit:
     if parsed.use:
         use_added(parsed, tuned.added)
     return Exit.DONE
+
+
+def _check_not_trained(name: str, registry: Path | None) -> None:
+    """Raise ConfigFaults if the newest model of the name was trained.
+
+    Both are only compared with the shipped detector, so a tuned model could replace a better one.
+    """
+    from framegate.stages.learning.later_footage import newest_model
+
+    model = newest_model(name, registry)
+    if model is not None and TRAINING_S in model.metrics:
+        raise ConfigFaults(
+            [
+                f"--use: {model.ref} was trained, and a tuned model would replace it without a "
+                f"comparison of the two; train it again (framegate train {name}), or leave out "
+                "--use"
+            ]
+        )
 
 
 # -- Which classes.

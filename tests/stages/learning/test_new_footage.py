@@ -89,6 +89,18 @@ def test_there_has_to_be_a_reason() -> None:
         assert reason(footage, "gate") == expected
 
 
+def test_a_tuned_model_does_not_replace_a_trained_one(
+    registry: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Registry(registry).find("gate")
+    trained = replace(folder.manifest, version="2", metrics={"training_cpu_s": 123})
+    Registry(registry).put(ModelFolder(folder.path, trained))
+    words = ["tune", "gate", "--from", f"{data}:gate", "--registry", str(registry)]
+    assert main([*words, "--if-needed", "--use"]) == 2
+    assert "--use: gate@2 was trained" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "--if-needed"]) == 0
+
+
 @pytest.mark.parametrize("command", ["tune", "train"])
 def test_the_command_says_so_and_does_nothing(
     registry: Path, data: Path, command: str, capsys: pytest.CaptureFixture[str]
