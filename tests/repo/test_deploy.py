@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -20,6 +20,7 @@ from framegate.cli.main import parser
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.sources import is_camera
 from framegate.pipeline.system.ports import HTTP_DEFAULT
+from framegate.pipeline.telemetry.source_view import State
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -244,6 +245,17 @@ def test_prometheus_asks_under_the_name_that_the_rules_have_and_finds_them(tmp_p
             shutil.copy(DEPLOY / outside, tmp_path)
     if promtool := shutil.which("promtool"):
         subprocess.run([promtool, "check", "config", tmp_path / "prometheus.yml"], check=True)
+
+
+def test_a_recorded_file_that_is_done_raises_no_alert() -> None:
+    """framegate_source_up is 1 for it, too, so the alert asks for the state."""
+    (group,) = yaml.safe_load((DEPLOY / "prometheus-rules.yml").read_text(encoding="utf-8"))[
+        "groups"
+    ]
+    asked = {rule["alert"]: rule["expr"] for rule in group["rules"] if "alert" in rule}
+    state = 'framegate_source_state{framegate_source_state="running"} == 1'
+    assert asked["FramegateNotRecording"].endswith(f"on (instance, source) {state}")
+    assert "running" in get_args(State)
 
 
 def test_grafana_finds_prometheus_and_the_dashboard_and_opens_it() -> None:
