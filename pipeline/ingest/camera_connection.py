@@ -20,7 +20,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -88,8 +88,10 @@ class CameraDecoder(DecoderThread):
         self._unreported = NO_DROPS  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
         self._backoff = camera_backoff(max_retry_s)
+        self._new_recorded: Callable[[], RecordedStream] | None = None
         if context.open_recorded is not None:
-            self._recorded = RecordedStream(
+            self._new_recorded = functools.partial(
+                RecordedStream,
                 name,
                 functools.partial(context.open_recorded, self._guard),
                 functools.partial(context.new_take, 0),
@@ -99,6 +101,7 @@ class CameraDecoder(DecoderThread):
                 max_retry_s,
                 start.shown,
             )
+            self._recorded = self._new_recorded()
 
     def stop(self) -> None:
         """End after the frame in hand. Frames of held packets are decoded and put first, for at
@@ -141,12 +144,23 @@ class CameraDecoder(DecoderThread):
             self._rest(failures, lost.reason)
             if self._stopping:
                 return None
+            self._renew_recorded()
         try:
             return self._decode_for_ever()
         finally:
             self._recorded.stop()
             # A camera may allow one connection to a stream, and the next decoder opens it again.
             self._recorded.join(RECORDED_END_S)
+
+    def _renew_recorded(self) -> None:
+        """Make another thread for the recorded stream: Python 3.13 starts none that could not be
+        started before.
+        """
+        assert self._new_recorded is not None
+        recorded = self._new_recorded()
+        with self._changed:
+            recorded.keep_closed(self._is_kept_closed)
+            self._recorded = recorded
 
     def _decode_for_ever(self) -> SourceEnded | None:
         failures = 0

@@ -7,11 +7,10 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -451,25 +450,24 @@ def test_a_camera_that_the_system_had_no_thread_for_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, has_two_streams: bool
 ) -> None:
     """A reader that never began has not to end, either, and nor has a recorded stream."""
-    refused: list[str] = []
+    refused: list[threading.Thread] = []
     recorded = None
     if has_two_streams:
         sizes: queue.Queue[Played] = queue.Queue()
         sizes.put((1920, 1080))
         recorded = PlayedStream(sizes)
 
-    def starting(start: Callable[..., Any]) -> Callable[..., Any]:
-        def starts(*args: Any, **named: Any) -> Any:
-            if threading.current_thread().name == "decode-camera" and len(refused) < 3:
-                refused.append("camera")
-                raise RuntimeError("can't start new thread")
-            return start(*args, **named)
+    start = threading.Thread.start
 
-        return starts
+    def starts(thread: threading.Thread) -> None:
+        if thread in refused:  # as Python 3.13 does
+            raise RuntimeError("thread already started")
+        if threading.current_thread().name == "decode-camera" and len(refused) < 3:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
-    for name in ("_start_new_thread", "_start_joinable_thread"):  # of one Python or another
-        if hasattr(threading, name):
-            monkeypatch.setattr(threading, name, starting(getattr(threading, name)))
+    monkeypatch.setattr(threading.Thread, "start", starts)
     bench = Bench(recorded=recorded)
     for _ in range(3):
         event = bench.event()
