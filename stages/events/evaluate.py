@@ -124,13 +124,13 @@ class RuleJudge:
             state = _replace(state, passings=())
         if end.last:
             return self._ended(now, state, changes)
-        lost = [rule for rule in self._book.timed if rule.config.state == "lost"]
-        new = [
-            (rule, self._if_due(rule, _LOST, now))
-            for rule in lost
-            if rule.key not in state.stretches
-        ]
-        state = self._advanced(new, state, _NO_TRACKS, now, changes)
+        if not state.away_ms:  # later, a rule that becomes active begins at the present time
+            new = [
+                (rule, self._if_due(rule, _LOST, now))
+                for rule in self._book.timed
+                if rule.config.state == "lost" and rule.key not in state.stretches
+            ]
+            state = self._advanced(new, state, _NO_TRACKS, now, changes)
         if end.away_s:
             now, state = while_away(end.away_s, state)
             seen = _NO_TRACKS._replace(tracks=state.tracks)

@@ -238,6 +238,23 @@ def test_a_snooze_ends_episodes_as_a_schedule_does_and_a_replay_finds_it(what: s
     ]
 
 
+@pytest.mark.parametrize("kind", ["snooze", "schedule"])
+def test_a_lost_camera_is_not_announced_while_its_rule_is_not_active(kind: str) -> None:
+    """The rule stops to be active between two repeated ends, and is active again later."""
+    text = f'{LOST}until_s = 0\nsnoozed = "{at(10)}/{at(30)}"\n'
+    if kind == "schedule":  # the results begin at 13:46:40
+        text = f'{LOST}until_s = 0\nschedule = ["13:00-13:47"]\n[events]\ntimezone = "UTC"\n'
+    away = [End(1, 25, False, away_s=float(second)) for second in range(2, 29, 2)]
+    changes, state = through([(text, [*in_both(0, 1.0), End(1, 25, False), *away])])
+    check(changes)
+    assert [each.step for each in changes] == ["start", "end"]
+    if kind == "snooze":
+        again = [End(1, 25, False, away_s=float(second)) for second in (32, 34)]
+        begun = told(rules(text), again, state).changes
+        assert [each.step for each in begun] == ["start"]
+        assert begun[0].began.captured >= 1_000_030
+
+
 @pytest.mark.parametrize("value", ["30m", at(1), f"{at(1)}/{at(1)}", "2026-01-01T00:00/2026-01-02"])
 def test_a_wrong_snooze_is_refused(value: str) -> None:
     wrong = TWO.replace('area = "left"', f'area = "left"\nsnoozed = "{value}"', 1)
