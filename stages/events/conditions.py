@@ -349,13 +349,15 @@ def source_holding(rule: Rule, now: Now, state: EventsState) -> Holding:
 def last_heard(sounds: Sounds, asked: Collection[str], now: Now) -> LastHeard | None:
     """Return the sounds in the windows that end with a frame, or None if they are unknown.
 
-    Windows that were lost are missing. Windows that ended long before the frame do not count: the
-    rest of a sound track that ends before the pictures arrives with the last frame.
+    Windows that were lost are missing. Windows that ended long before the frame before this one do
+    not count: the rest of a sound track that ends before the pictures arrives with the last frame.
+    Windows of the time since the frame before count, because a frame brings those of dropped ones.
     """
     pts = now.result.pts
     windows = sounds.windows
     if pts is not None:
-        windows = tuple(each for each in windows if (pts - each.ends_s) * 1000 <= HEARD_MS)
+        limit_ms = now.frame_ms + HEARD_MS
+        windows = tuple(each for each in windows if (pts - each.ends_s) * 1000 <= limit_ms)
     if not windows:
         return None
     scores: dict[str, float] = {}

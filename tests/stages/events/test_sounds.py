@@ -106,6 +106,13 @@ def test_what_is_left_of_a_sound_track_that_ended_long_ago_begins_nothing() -> N
     assert told(rules(GLASS), left).changes == []
 
 
+def test_a_frame_brings_the_sounds_of_the_frames_that_were_dropped_before_it() -> None:
+    entries = [result([], n) for n in range(25)]
+    entries.append(result([], 125, sounds=window(3, SoundLabel("Glass", 0.6))))
+    [start] = told(rules(GLASS), entries).of("glass", "start")
+    assert start.label == "Glass"
+
+
 def test_what_sounds_as_before_begins_nothing() -> None:
     """The network did not listen: its labels are of a window before."""
     label = SoundLabel("Glass", 0.6)
