@@ -312,8 +312,11 @@ def _left(view: FrameView, rule: Rule) -> Holding:
     facts = []
     for i in view.matching(rule):
         track = view.present[i]
-        if track.first_ms <= rule.gap_ms or not view.is_still(track):
-            continue  # an object that was present from the beginning was not left
+        since_break_ms = track.fresh_ms
+        if since_break_ms < 0:
+            since_break_ms = track.first_ms
+        if since_break_ms <= rule.gap_ms or not view.is_still(track):
+            continue  # an object that was present from the begin, or after a break, was not left
         if any(_to_person(view, rule, track, person) < apart for person in people):
             continue
         facts.append(Fact((track.number,), view.is_sighting(rule, i), track))

@@ -42,15 +42,20 @@ def begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
     at = StoredMoment(result.epoch, result.seq, round(media_s, 6), round(result.captured, 6))
     # A path ends when the camera was turned, because then the camera moved and not the objects.
     is_break = is_first or result.scene != state.scene or (state.turned and is_frame_known)
-    breaks = state.breaks + (last is not None and is_break)
+    breaks = state.breaks
+    broke_ms = state.broke_ms
+    if last is not None and is_break:
+        breaks += 1
+        broke_ms = now_ms
     scene = state.scene
     if result.outcome != "failed":
         scene = result.scene
     if pts is None:
         pts = state.pts
     state = _replace(
-        state, pts=pts, now_ms=now_ms, scene=scene, breaks=breaks, away_ms=0,
-        turned=state.turned and not is_frame_known, size=(result.width, result.height),
+        state, pts=pts, now_ms=now_ms, scene=scene, breaks=breaks,
+        broke_ms=broke_ms, away_ms=0, turned=state.turned and not is_frame_known,
+        size=(result.width, result.height),
     )  # fmt: skip
     return Now(result, at, now_ms, known_ms, passed_ms), state
 

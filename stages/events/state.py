@@ -37,6 +37,7 @@ class Track(msgspec.Struct, frozen=True, array_like=True):
     sides      side of each line: 1 right, -1 left, 0 unknown
     earlier    numbers of the tracks that it continues, oldest first
     score      mean score of these detections, ten-thousandths
+    fresh_ms   time from the break before it, or the source's begin, to `first_ms`; -1: unknown
     """
 
     number: int
@@ -54,6 +55,7 @@ class Track(msgspec.Struct, frozen=True, array_like=True):
     sides: tuple[int, ...]
     earlier: tuple[int, ...] = ()
     score: int = 0
+    fresh_ms: int = -1
 
 
 class Passing(msgspec.Struct, frozen=True, array_like=True):
@@ -185,6 +187,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     now_ms    clock of the source
     known_ms  the same clock, but stopped while nothing is known
     breaks    number of epochs and scenes that began
+    broke_ms  time of the last of them
     scene     scene of the last frame
     lines     keys of the rules about lines, in the order of Track.sides
     tracks    tracks in the order of their numbers
@@ -207,6 +210,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     now_ms: int = 0
     known_ms: int = 0
     breaks: int = 0
+    broke_ms: int = 0
     scene: int = 0
     lines: tuple[str, ...] = ()
     tracks: tuple[Track, ...] = ()

@@ -125,6 +125,7 @@ def _after(
     sightings = sighted
     score = round(detected.score * 10_000) * sighted
     first_ms = now.ms
+    fresh_ms = now.ms - state.broke_ms
     earlier: tuple[int, ...] = ()
     still_at = foot
     still_ms = now.ms
@@ -133,6 +134,7 @@ def _after(
         score = last.score + sighted * round((score - last.score) / max(sightings, 1))
         earlier = last.earlier
         first_ms = last.first_ms
+        fresh_ms = last.fresh_ms
         if last.number != number:
             earlier = (*earlier, last.number)[-_EARLIER:]
         if _is_near(foot, last.still_at, raw):
@@ -146,7 +148,7 @@ def _after(
         smooth, speed = _moved(path_from, raw, now)
     return Track(
         number, detected.label, raw, smooth, first_ms, now.ms, now.known_ms, state.breaks,
-        sightings, speed, still_at, still_ms, sides, earlier, score,
+        sightings, speed, still_at, still_ms, sides, earlier, score, fresh_ms,
     )  # fmt: skip
 
 

@@ -656,6 +656,20 @@ def test_a_bag_is_left_once_its_owner_is_gone() -> None:
     assert told(rules(text), always).changes == [], "it was there from the beginning"
 
 
+def test_a_bag_that_is_there_after_a_long_break_was_not_left_again() -> None:
+    text = '[events.rules.bag]\nwhen = "left"\nlabels = ["backpack"]\nfor_s = 3\n'
+    bag = seen(2, (180.0, 182.0), "backpack", size=(10.0, 12.0))
+    before = [result([bag] * (n >= 100), n) for n in range(400)]
+    again = msgspec.structs.replace(bag, track=7)
+    back = before[-1].captured + 3600
+    after = [result([again], n, epoch=2, captured=back + n / FPS) for n in range(400)]
+    found = told(rules(text), [*before, *after])
+    assert [each.tracks for each in found.of("bag", "start")] == [(2,)]
+    later = [result([again] * (n >= 100), n, epoch=2, captured=back + n / FPS) for n in range(400)]
+    found = told(rules(text), [*before, *later])
+    assert [each.tracks for each in found.of("bag", "start")] == [(2,), (7,)]
+
+
 def test_standing_still_and_going_fast() -> None:
     still = LEFT.replace("[events.rules.there]", "[events.rules.there]\nstill = true\nuntil_s = 0")
     park = results({1: walking((50.0, 180.0), (50.0, 0.0), 0.0, 3.0)}, 3.0)
