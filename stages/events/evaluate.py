@@ -375,7 +375,8 @@ class RuleJudge:
         for rule in self._book.timed:
             stretches = state.stretches.get(rule.key, ())
             changes.add(ended(rule, stretches, now, self._source, "source_ended"))
-        return JudgedFrame(changes.published((), ()), EventsState(breaks=state.breaks))
+        published = changes.published(state.unknown, (), now.at.captured)
+        return JudgedFrame(published, EventsState(breaks=state.breaks))
 
     def _done(
         self, now: Now, state: EventsState, changes: _ChangeList, unknown_now: tuple[str, ...]

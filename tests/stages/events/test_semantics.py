@@ -530,6 +530,16 @@ def test_what_goes_on_ends_with_its_source() -> None:
     assert start.began == end.began
 
 
+def test_a_rule_that_is_unknown_is_no_longer_when_its_source_ends() -> None:
+    pan = [result([], n, reason="moving") for n in range(20)]
+    found = told(rules(GATE), pan, ends=True)
+    assert [(each.unknown, each.known) for _, each in found.each] == [
+        (("gate",), ()),
+        ((), ("gate",)),
+    ]
+    assert found.each[-1][1].captured == pan[-1].captured
+
+
 # -- 10. A camera that is turned.
 
 
