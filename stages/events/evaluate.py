@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _replace = msgspec.structs.replace
 _MOST_EARLIER: Final = 32  # numbers of earlier tracks that a period keeps: the first, the newest
+_MOST_BEGINNINGS: Final = 3  # earlier crossings that are kept: several objects cross at once
 _LEAST_LIKENESS: Final = 0.5  # of a visit if the rule has no min_score
 _MOVED_THUMBNAILS: Final = 2  # consecutive thumbnails of another view: the camera was moved
 _MOVED: Final = (
@@ -171,7 +172,8 @@ class RuleJudge:
             state = _replace(state, ended=taken)
         if not state.begun_ms.keys() <= book.by_key.keys():
             kept = {key: ms for key, ms in state.begun_ms.items() if key in book.by_key}
-            state = _replace(state, begun_ms=kept)
+            earlier = {key: each for key, each in state.earlier_ms.items() if key in kept}
+            state = _replace(state, begun_ms=kept, earlier_ms=earlier)
         removed = [key for key in state.stretches if key not in book.by_key]
         if not removed:
             return state
@@ -273,7 +275,7 @@ class RuleJudge:
             _, _, rank = taken.get(rule.name, (0, 0, 0))
             judged = advance(
                 rule, before, holding, now, self._source, rank, present, is_gone,
-                lambda rule: self._may_begin(rule, stretches, begun_ms, now.ms),
+                lambda rule: self._may_begin(rule, stretches, begun_ms, {}, now.ms),
                 lambda rule, stretch: self.mutes.assess(rule, stretch, tracks, now),
             )  # fmt: skip
             if judged.stretches:
@@ -300,16 +302,23 @@ class RuleJudge:
         rule: Rule,
         stretches: Mapping[str, tuple[Stretch, ...]],
         begun_ms: Mapping[str, int],
+        earlier_ms: Mapping[str, tuple[int, ...]],
         ms: int,
     ) -> bool:
-        """Return whether the rule in its `after`, if any, has an episode or recently had one."""
+        """Return whether the rule in its `after`, if any, has an episode or recently had one.
+
+        ms  time at which the rule would begin; for a crossing, it is before the frame
+        """
         after = rule.config.after
         if after is None:
             return True
         key = self._book.referred.get(after.rule, "")
         if any(stretch.is_told for stretch in stretches.get(key, ())):
             return True
-        return key in begun_ms and ms - begun_ms[key] <= after.within_s * 1000
+        if key not in begun_ms:
+            return False
+        beginnings = (begun_ms[key], *earlier_ms.get(key, ()))
+        return any(0 <= ms - each <= after.within_s * 1000 for each in beginnings)
 
     def _tell_crossings(
         self, crossings: Sequence[Crossing], state: EventsState, now: Now, changes: _ChangeList
@@ -325,7 +334,9 @@ class RuleJudge:
             passing = crossing.passing
             track = crossing.track
             met_ms = now.ms - max(round((now.at.media_s - passing.met.media_s) * 1000), 0)
-            if not self._may_begin(rule, state.stretches, state.begun_ms, met_ms):
+            begun_ms = state.begun_ms
+            earlier_ms = state.earlier_ms
+            if not self._may_begin(rule, state.stretches, begun_ms, earlier_ms, met_ms):
                 continue
             stretch = Stretch(
                 (track.number,), passing.rank, passing.met, met_ms, passing.met, met_ms,
@@ -343,7 +354,7 @@ class RuleJudge:
             start = step("start", traits=assessment.traits)
             changes.add([start, step("end", ended_by="over")])
             if rule.name in self._book.referred:
-                state = _replace(state, begun_ms={**state.begun_ms, rule.key: met_ms})
+                state = _with_crossing(state, rule.key, met_ms)
         return state
 
     def _tell_alike(
@@ -362,7 +373,7 @@ class RuleJudge:
                     continue
                 if not self._book.is_due(rule, visit.last.captured):
                     continue
-                if not self._may_begin(rule, state.stretches, state.begun_ms, now.ms):
+                if not self._may_begin(rule, state.stretches, state.begun_ms, {}, now.ms):
                     continue
                 stretch = _stretch_of(visit, value, now)
                 step = functools.partial(change, rule, stretch, now=now, source=self._source)
@@ -407,6 +418,15 @@ class _ChangeList:
         lost = tuple(name for name in now if name not in before)
         regained = tuple(name for name in before if name not in now)
         return Changes(tuple(self._changes), lost, regained, captured)
+
+
+def _with_crossing(state: EventsState, key: str, ms: int) -> EventsState:
+    """Return the state after a crossing, at `ms`, of a rule that an `after` refers to."""
+    earlier_ms = dict(state.earlier_ms)
+    if key in state.begun_ms:
+        beginnings = (state.begun_ms[key], *earlier_ms.get(key, ()))
+        earlier_ms[key] = beginnings[:_MOST_BEGINNINGS]
+    return _replace(state, begun_ms={**state.begun_ms, key: ms}, earlier_ms=earlier_ms)
 
 
 def _handed(state: EventsState, seen: TracksSeen) -> EventsState:

@@ -197,6 +197,8 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     ended     next free rank of the rules, by name, whose episodes ended at the position in which
               they began, with that epoch and sequence number
     begun_ms  last beginning of an episode of each rule that an `after` refers to, by its key
+    earlier_ms  the same before it, newest first, of rules about lines: a crossing is published
+              after its time, when another object may have crossed
     unknown   names of the rules that cannot be judged
     heard     last known sounds; None: none, or they were lost
     away_ms   time since the last frame of a camera that is away
@@ -219,6 +221,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     notes: dict[str, RuleNote] = {}
     ended: dict[str, tuple[int, int, int]] = {}
     begun_ms: dict[str, int] = {}
+    earlier_ms: dict[str, tuple[int, ...]] = {}
     unknown: tuple[str, ...] = ()
     heard: LastHeard | None = None
     away_ms: int = 0

@@ -19,6 +19,7 @@ from framegate.stages.events.rulebook import is_due
 from tests.support.episodes import (
     FPS,
     HEIGHT,
+    Path_,
     check,
     result,
     results,
@@ -718,6 +719,37 @@ def test_one_rule_after_another() -> None:
     assert [one.rule for one in soon.changes if one.step == "start"] == ["there", "gate"]
     late = text.replace('area = "left"', 'area = "left"\nlabels = ["car"]')
     assert told(rules(late), results({1: walking((280.0, 180.0), (40.0, 0.0))}, 4.0)).changes == []
+
+
+def two_lines(*walks: Path_) -> list[Change]:
+    """Return the starts of the rule `second`, whose line is 10 pixels behind that of `first`."""
+    text = """
+[events.lines]
+a = { points = [[320, 72], [320, 288]], pixels = true }
+b = { points = [[330, 72], [330, 288]], pixels = true }
+[events.rules.first]
+when = "crosses"
+line = "a"
+[events.rules.second]
+when = "crosses"
+line = "b"
+after = { rule = "first", within_s = 2 }
+"""
+    found = results(dict(enumerate(walks, 1)), 2.5)
+    return told(rules(text), found).of("second", "start")
+
+
+def test_the_lines_of_a_rule_and_its_after_are_crossed_in_this_order() -> None:
+    """Both are crossed between two frames, and published with one."""
+    assert len(two_lines(walking((195.0, 180.0), (500.0, 0.0), last=0.6))) == 1
+    assert two_lines(walking((445.0, 180.0), (-500.0, 0.0), last=0.6)) == []
+
+
+def test_another_object_that_crosses_first_hides_no_earlier_crossing() -> None:
+    """The second object crosses the first line while the crossing of the first one waits."""
+    slow = walking((300.0, 120.0), (20.0, 0.0))  # meets the lines after 1.0 and 1.5 s
+    fast = walking((345.0, 240.0), (-400.0, 0.0), first=1.48, last=1.78)
+    assert (1,) in [each.tracks for each in two_lines(slow, fast)]
 
 
 def test_schedules() -> None:
