@@ -351,6 +351,71 @@ def test_a_new_rule_replaces_no_area_and_no_rule(browser: Any, editable: tuple[s
     visit.close()
 
 
+@needs_chromium
+def test_a_moved_area_becomes_no_mask(browser: Any, editable: tuple[str, Path]) -> None:
+    url, file = editable
+    visit = Visit(browser, f"{url}/rules", 1280)
+    listed(visit, 1)
+    visit.page.select_option("#when", "hide")
+    visit.page.click(".tag:text-is('porch')")
+    visit.page.focus(".corner")
+    visit.page.keyboard.press("Shift+ArrowDown")
+    visit.page.click("#save")
+    visit.until("document.getElementById('new').hidden")
+    assert events_of(file)["areas"]["porch"]["points"][0] == [0.1, 0.55]
+    assert "masks" not in file.read_text(encoding="utf-8")
+    visit.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("editable", [EVERYWHERE], indirect=True)
+def test_the_page_saves_after_the_edited_rule_is_removed(
+    browser: Any, editable: tuple[str, Path]
+) -> None:
+    url, file = editable
+    visit = Visit(browser, f"{url}/rules", 1280)
+    listed(visit, 1)
+    visit.page.click("[aria-label='Edit cars']")
+    visit.page.click("[aria-label='Remove cars']")
+    visit.until("document.querySelectorAll('#rules li').length === 0")
+    visit.page.click("#save")
+    listed(visit, 1)
+    assert events_of(file)["rules"]["cars"]["source"] == "door"
+    visit.close()
+
+
+FAULTY = """
+[events.areas]
+bare = [[0.1, 0.1], [0.2, 0.1], [0.2, 0.2]]
+empty = {}
+
+[events.rules.faulty]
+when = "inside"
+area = "empty"
+labels = "person"
+
+[privacy.masks]
+door = [[0.1, 0.1], [0.2, 0.1], [0.2, 0.2]]
+"""
+
+
+@needs_chromium
+def test_a_file_with_faults_is_shown(browser: Any, editable: tuple[str, Path]) -> None:
+    url, file = editable
+    file.write_text(
+        FILE.replace("[events.areas.porch]", FAULTY + "[events.areas.porch]"), encoding="utf-8"
+    )
+    visit = Visit(browser, f"{url}/rules", 1280)
+    listed(visit, 5)
+    assert "Waits for the next start" in visit.page.inner_text("#waits")
+    visit.until("document.querySelectorAll('.tag').length === 1")  # the porch
+    visit.page.click("[aria-label='Turn off old']")
+    visit.until("document.getElementById('faults').checkVisibility()")
+    assert "events.areas.bare" in visit.page.inner_text("#faults")
+    assert visit.page.is_hidden("#trouble")
+    visit.close()
+
+
 def written(visit: Visit) -> dict[str, Any]:
     """What the page writes down, as a run reads it; nothing is wrong with it."""
     told = tomllib.loads(visit.page.inner_text("#toml"))
