@@ -154,6 +154,31 @@ def test_episodes_are_looked_through_and_judged_by_keys(
 
 
 @needs_chromium
+def test_an_open_page_listens_again_after_its_stream_was_refused(
+    browser: Any, url: str, sayer: Sayer, projection: Projection
+) -> None:
+    visit = Visit(browser, "about:blank")
+    refused: list[str] = []
+
+    def refuse_first(route: Any) -> None:
+        if refused:
+            route.continue_()
+            return
+        refused.append(route.request.url)
+        route.fulfill(status=503)
+
+    visit.page.route("**/episodes/live", refuse_first)
+    visit.page.goto(url)
+    with visit.page.expect_response(lambda answer: answer.url.endswith("live") and answer.ok):
+        visit.until("document.querySelectorAll('#list button').length === 3")
+    sayer.say("door", 19 * HOUR, change("start", 19 * HOUR, 19 * HOUR, rule="gate"))
+    projection.take(sayer.said())
+    visit.until("document.querySelectorAll('#list button').length === 4")
+    assert len(refused) == 1
+    visit.close()
+
+
+@needs_chromium
 def test_the_timeline_has_what_began_before_it_and_columns_of_how_many(
     browser: Any, url: str, sayer: Sayer, projection: Projection
 ) -> None:
