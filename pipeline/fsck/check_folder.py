@@ -287,18 +287,23 @@ def stray_pins(snapshot: FolderSnapshot) -> list[Pin]:
     """Return pins of episodes that neither the database nor the store has.
 
     Pins that are older than the limits of age and number are left out: their episodes may have been
-    removed.
+    removed. So are pins of a source with an unreadable entry, which may have their episodes.
     """
     recordings = snapshot.recordings
     episodes = snapshot.episodes
     if recordings is None or episodes is None:
         return []
     known = set(episodes.episodes)
+    damaged = {source.name for source in snapshot.sources if not source.events_are_whole}
     for source in snapshot.sources:
         for entry in source.events:
             known |= {change.episode for change in entry.changes.changes}
     oldest = _oldest(snapshot)
-    return [pin for pin in recordings.pins if pin.why not in known and pin.since >= oldest]
+    return [
+        pin
+        for pin in recordings.pins
+        if pin.why not in known and pin.source not in damaged and pin.since >= oldest
+    ]
 
 
 def clips(snapshot: FolderSnapshot) -> list[Pin]:
@@ -415,11 +420,18 @@ def _check_read(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 
 
 def strange_episodes(snapshot: FolderSnapshot) -> list[str]:
-    """Return the episodes of the database that began within the stored stream and are not in it."""
+    """Return the episodes of the database that began within the stored stream and are not in it.
+
+    Episodes of a source with an unreadable entry are left out: they may have begun in that entry.
+    """
     stored = snapshot.episodes
     if stored is None:
         return []
-    first = {source.name: source.events[0].position for source in snapshot.sources if source.events}
+    first = {
+        source.name: source.events[0].position
+        for source in snapshot.sources
+        if source.events and source.events_are_whole
+    }
     strange = []
     for episode, row in stored.episodes.items():
         since = first.get(row["source"])

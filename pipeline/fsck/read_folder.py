@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from framegate.pipeline.contracts.errors import DataFolderRefused
+from framegate.pipeline.contracts.keys import EVENTS
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.stage import PlaneRef, RingRef
 from framegate.pipeline.fsck.read_store import StateRef, read_store
@@ -151,11 +152,15 @@ def streamed_tables(
 ) -> EpisodeTables:
     """Return the tables that follow from the streams.
 
+    An unreadable entry may be the end of any episode, so its source has no episodes here.
+
     read  the position up to which a stream was read, by source and stage
     """
     with closing(Projection(None)) as projection:
         for source in sources:
             for stage, told in source.told.items():
+                if stage == EVENTS and not source.events_are_whole:
+                    continue
                 last = read.get((source.name, stage), START)
                 projection.take(entry for entry in told.entries if entry.position <= last)
         return read_tables(projection.database)

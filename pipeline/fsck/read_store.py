@@ -106,8 +106,9 @@ class _SourceReader:
         counting = self._counting(recounted, unreadable)
         results = self._stream(keys.results(name), counting, unreadable)
         events: list[EventEntry] = []
-        reading = self._reading(events, unreadable)
-        stream = self._stream(keys.out(name, keys.EVENTS), reading, unreadable)
+        damaged: dict[Position, str] = {}
+        reading = self._reading(events, damaged)
+        stream = self._stream(keys.out(name, keys.EVENTS), reading, damaged)
         visits: list[VisitEntry] = []
         reading = self._reading_visits(visits, unreadable)
         visits_stream = self._stream(keys.out(name, keys.VISITS), reading, unreadable)
@@ -121,8 +122,9 @@ class _SourceReader:
             waiting=self._waiting(results.last),
             counters={key.decode(): int(value) for key, value in counters.items()},
             recounted=recounted,
-            unreadable=unreadable,
+            unreadable={**unreadable, **damaged},
             events=tuple(events),
+            events_are_whole=not damaged,
             events_stream=stream,
             visits=tuple(visits),
             visits_stream=visits_stream,

@@ -102,7 +102,7 @@ class SourceFacts:
     counters    counters of the source
     recounted   the same counters, as far as they follow from the published results
     unreadable  faults of results that cannot be read, or that name a position other than their id
-    events      entries of the stage `events`, in order
+    events      entries of the stage `events`, in order; an unreadable one has no changes
     visits      entries of the stage `visits`, in order
     """
 
@@ -120,6 +120,7 @@ class SourceFacts:
     visits: tuple[VisitEntry, ...]
     visits_stream: StreamFacts
     sinks: Mapping[str, SinkFacts]
+    events_are_whole: bool = True  # whether each stored entry of `events` can be read
 
     @property
     def told(self) -> Mapping[str, ToldStream]:

@@ -323,6 +323,38 @@ def test_a_verdict_and_its_picture_go_with_an_episode_that_no_stream_has(copy: P
             assert left.fetchall() == []
 
 
+def overwrite_events(folder: Path, *positions: str) -> None:
+    """Replace the content of entries of the events, whose positions stay."""
+    store = EmbeddedStore(folder / "store", "always")
+    store.start()
+    with redis.Redis.from_url(store.url) as client:
+        stream = "fg:{gate}:out:events"
+        entries = client.xrange(stream)
+        client.delete(stream)
+        for at, fields in entries:
+            if at.decode() in positions:
+                fields[b"d"] = b"\xc1"
+            client.xadd(stream, fields, id=at)
+    store.stop()
+
+
+def test_unreadable_entries_of_events_cost_no_episode_verdict_or_pin(
+    copy: Path, snapshot: FolderSnapshot
+) -> None:
+    sql(
+        copy / "events.db",
+        "INSERT INTO verdict SELECT id, 'false', 1.0, began_captured FROM episode LIMIT 1",
+    )
+    overwrite_events(copy, "1-1", "1-58", "1-98")  # all of an episode, and the end of another
+    found = fsck(copy).findings
+    assert {finding.part for finding in found} == {None}, "nothing to rebuild from a damaged stream"
+    repaired = fsck(copy, repairs=True).snapshot
+    assert repaired.episodes == snapshot.episodes
+    assert undated(repaired) == undated(snapshot)
+    with closing(sqlite3.connect(copy / "events.db")) as database:
+        assert database.execute("SELECT verdict FROM verdict").fetchall() == [("false",)]
+
+
 def test_episodes_of_0_2_are_checked_and_not_moved_aside(copy: Path) -> None:
     """Their verdicts are nowhere else. They lack traits and visits, which these streams have."""
     file = copy / "events.db"
