@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from math import inf
 from typing import Any, Final
 
 from framegate.pipeline.contracts.records import START, Position
@@ -19,6 +20,7 @@ from framegate.pipeline.fsck.snapshot import (
     FolderSnapshot,
     RecordedFile,
     RecordingFacts,
+    SourceFacts,
 )
 from framegate.pipeline.recording.changed_parts import FOLDER as CHANGES
 from framegate.pipeline.recording.index import OPEN_S, Pin, Segment
@@ -90,7 +92,7 @@ _UNREADABLE: Final[Mapping[str, tuple[FolderPart, str]]] = {
     "events.db": (
         "episodes",
         "framegate fsck --repair moves it aside and makes another from the store; verdicts, and "
-        "episodes that the store no longer has, are only in the old file",
+        "episodes that the store no longer has, are only in the old file; clips stay pinned",
     ),
 }
 
@@ -287,14 +289,15 @@ def stray_pins(snapshot: FolderSnapshot) -> list[Pin]:
     """Return pins of episodes that neither the database nor the store has.
 
     Pins that are older than the limits of age and number are left out: their episodes may have been
-    removed. So are pins of a source with an unreadable entry, which may have their episodes.
+    removed. So are pins from before the stored stream, and those of a source with an unreadable
+    entry: if the database was made again, it lacks their episodes.
     """
     recordings = snapshot.recordings
     episodes = snapshot.episodes
     if recordings is None or episodes is None:
         return []
     known = set(episodes.episodes)
-    damaged = {source.name for source in snapshot.sources if not source.events_are_whole}
+    streams_since = {source.name: _stream_since(source) for source in snapshot.sources}
     for source in snapshot.sources:
         for entry in source.events:
             known |= {change.episode for change in entry.changes.changes}
@@ -302,8 +305,18 @@ def stray_pins(snapshot: FolderSnapshot) -> list[Pin]:
     return [
         pin
         for pin in recordings.pins
-        if pin.why not in known and pin.source not in damaged and pin.since >= oldest
+        if pin.why not in known and pin.since >= max(oldest, streams_since.get(pin.source, inf))
     ]
+
+
+def _stream_since(source: SourceFacts) -> float:
+    """Return the time since which the store has all episodes of a source, UNIX seconds."""
+    if not source.events_are_whole:
+        return inf
+    if source.events_stream.removed == 0:
+        return -inf
+    captured = (entry.captured for entry in source.events if entry.captured is not None)
+    return next(captured, inf)
 
 
 def clips(snapshot: FolderSnapshot) -> list[Pin]:

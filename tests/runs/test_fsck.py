@@ -355,6 +355,22 @@ def test_unreadable_entries_of_events_cost_no_episode_verdict_or_pin(
         assert database.execute("SELECT verdict FROM verdict").fetchall() == [("false",)]
 
 
+def test_clips_of_episodes_that_only_a_damaged_database_had_stay_pinned(
+    copy: Path, snapshot: FolderSnapshot
+) -> None:
+    store = EmbeddedStore(copy / "store", "always")
+    store.start()
+    with redis.Redis.from_url(store.url) as client:
+        client.xtrim("fg:{gate}:out:events", maxlen=2, approximate=False)
+    store.stop()
+    torn(copy / "events.db")
+    for _ in range(2):
+        repaired = fsck(copy, repairs=True).snapshot
+        assert repaired.episodes is not None
+        assert len(repaired.episodes.episodes) == 2
+        assert undated(repaired).pins == undated(snapshot).pins
+
+
 def test_episodes_of_0_2_are_checked_and_not_moved_aside(copy: Path) -> None:
     """Their verdicts are nowhere else. They lack traits and visits, which these streams have."""
     file = copy / "events.db"
