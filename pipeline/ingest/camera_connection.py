@@ -117,7 +117,10 @@ class CameraDecoder(DecoderThread):
             self._changed.notify_all()
         limit = threading.Timer(LAST_S, super().stop)
         limit.daemon = True
-        limit.start()
+        try:
+            limit.start()
+        except RuntimeError:  # the system has no thread for it now
+            super().stop()
 
     def abandon(self) -> None:
         """End after the frame in hand: another thread takes over."""

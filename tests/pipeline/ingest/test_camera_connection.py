@@ -627,6 +627,21 @@ def test_the_held_packets_of_a_removed_camera_are_decoded_and_put() -> None:
     bench.close()
 
 
+def test_a_camera_that_the_system_has_no_timer_for_is_stopped_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = calm_bench()
+
+    def refuse(timer: threading.Timer) -> None:  # noqa: ARG001
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", refuse)
+    bench.decoder.stop()
+    bench.decoder.join(DEADLINE_S)
+    assert not bench.decoder.is_alive()
+    bench.close()
+
+
 def test_held_packets_that_cannot_be_put_are_counted_as_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
