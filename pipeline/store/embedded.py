@@ -144,6 +144,7 @@ class EmbeddedStore:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # another user's folder
             self._folder.chmod(0o700)  # 0.2 let other users read it
+        self._socket_folder = _socket_folder(self._folder)  # `stop` removed a short one
         self.socket.unlink(missing_ok=True)
         if self._listener is not None and self._door is None:  # it outlives a store that dies
             self._door = Door(self._listener, self.socket)

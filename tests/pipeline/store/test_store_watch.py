@@ -105,6 +105,15 @@ def test_a_store_ends_by_command_as_it_looks_for_signals_once_a_second_only(
     assert "User requested shutdown" in (tmp_path / "valkey.log").read_text(encoding="utf-8")
 
 
+def test_a_store_with_a_long_path_starts_again_after_a_stop(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path / ("x" * 120), "everysec")
+    assert len(os.fsencode(store.socket)) < 108
+    for _ in range(2):
+        store.start()
+        store.stop()
+        assert not store.socket.parent.exists()
+
+
 def test_a_store_that_hangs_is_killed_at_its_end(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path, "everysec")
     store.start()
