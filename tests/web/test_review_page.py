@@ -244,5 +244,14 @@ def test_it_fits_any_screen(browser: Any, url: str, width: int) -> None:
     assert close == (width < 900)
     visit.page.keyboard.press("Escape")
     assert visit.look("document.getElementById('detail').checkVisibility()") == (width >= 900)
+    visit.page.keyboard.press("t")
+    if width >= 900:
+        visit.until(
+            "document.querySelector('#list [aria-current=true] .said').innerText === 'true'"
+        )
+    else:
+        visit.page.keyboard.press("j")
+        visit.until("document.getElementById('detail').checkVisibility()")
+        assert not [asked for asked in visit.asked if asked.endswith("/verdict")]
     assert visit.faults == []
     visit.close()
