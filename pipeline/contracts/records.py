@@ -147,7 +147,8 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
     v        version of the record
-    frames   frames decoded in this epoch
+    frames   frames decoded in this epoch. Of an end that is repeated (`away_s`) after a worker
+             restarted, the number may be too high
     last     true if the source ends with this epoch
     counts   counters of the decoder, such as damaged packets
     fault    why the source ended, or why the camera is away now: reason and text; null if the

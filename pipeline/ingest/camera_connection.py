@@ -334,10 +334,11 @@ class CameraDecoder(DecoderThread):
                     return reader.fault
                 until = reader.stalled_at(self._stall_s)
                 if until <= now:
-                    periods = f"{STALL_PERIODS} frame periods"
-                    return SourceFault(
-                        f"no frame for {self._stall_s:.1f} s or {periods}", "stalled"
-                    )
+                    silence = f"no first frame in {2 * self._stall_s:.1f} s"
+                    if reader.frames:
+                        periods = f"{STALL_PERIODS} frame periods"
+                        silence = f"no frame for {self._stall_s:.1f} s and for {periods}"
+                    return SourceFault(silence, "stalled")
                 if reader.fault is not None:
                     until = min(until, waiting.first_expires_s)
                 if self._is_last:
