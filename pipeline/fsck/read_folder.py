@@ -1,7 +1,7 @@
 """Take the snapshot of a data folder: its files and its store.
 
 Databases are read from copies, because opening the database of a killed process would finish its
-last transaction in the folder.
+last transaction in the folder. So are states, because they are mapped as writable.
 """
 
 from __future__ import annotations
@@ -247,14 +247,19 @@ def read_states(folder: Path, references: Iterable[StateRef]) -> Iterator[StateF
 
 
 def _is_whole(file: Path, sizes: list[int], reference: PlaneRef | RingRef) -> bool:
-    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)  # the mapping needs write permission
     try:
-        if os.fstat(descriptor).st_size == 0:  # the disk was full when the file was made
-            return False
-        if isinstance(reference, PlaneRef):
-            return StatePlane(descriptor, sizes[0]).read(reference) is not None
-        return StateRing(descriptor, sizes[0], sizes[1]).read(reference) is not None
-    except (ValueError, IndexError):  # the file is shorter than the size in its name
+        content = file.read_bytes()
+    except OSError:
         return False
-    finally:
-        os.close(descriptor)
+    if not content:  # the disk was full when the file was made
+        return False
+    # The mapping needs write permission, which a checker may not have.
+    with tempfile.TemporaryFile(prefix="framegate-fsck-") as copy:
+        copy.write(content)
+        copy.flush()
+        try:
+            if isinstance(reference, PlaneRef):
+                return StatePlane(copy.fileno(), sizes[0]).read(reference) is not None
+            return StateRing(copy.fileno(), sizes[0], sizes[1]).read(reference) is not None
+        except (ValueError, IndexError):  # the file is shorter than the size in its name
+            return False
