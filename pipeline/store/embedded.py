@@ -39,6 +39,7 @@ STOP_S = 10.0
 LOG_BYTES = 1 << 20
 TICK_S = 5.0  # between two pings
 STARTS = 5  # tries, if the server is killed while it starts
+SHORT_S = 10.0  # a server that ends sooner fails again and again
 DYING_S = 1.0  # in which a process ends after its connections break
 _KILLED = "the embedded store was killed while the run starts; starting it again"
 _STORE = "store"  # link in a short socket folder to the data folder that it belongs to
@@ -121,12 +122,17 @@ class EmbeddedStore:
         For the time before there is a StoreWatch. Makes at most STARTS tries.
 
         step  can be repeated; raises StoreLost or StoreBusy if the store is away
+
+        StoreRefused with the end of its log if the server ended by itself: its disk is full.
         """
         for remaining in reversed(range(STARTS)):
             try:
                 return step()
-            except (StoreLost, StoreBusy):
-                if not (remaining and self._is_killed_soon()):
+            except (StoreLost, StoreBusy) as error:
+                is_killed = self._is_killed_soon()
+                if fault := self.fault():
+                    raise StoreRefused(fault) from error
+                if not (remaining and is_killed):
                     raise
                 log.warning(_KILLED)
                 self.start()
@@ -138,6 +144,13 @@ class EmbeddedStore:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(DYING_S)
         return self.was_killed
+
+    def fault(self) -> str:
+        """Return why the process ended by itself; empty if a signal ended it, or if it lives."""
+        if self.process is None or (self.process.poll() or 0) <= 0:
+            return ""
+        code = self.process.returncode
+        return f"the embedded store ended with code {code} in {self._folder}: {_log_end(self._log)}"
 
     def launch(self) -> None:
         """Start the process. Call it in the main thread: the process dies with its thread."""
@@ -381,14 +394,25 @@ class StoreWatch:
         self._settling: asyncio.Task[None] | None = None
 
     async def keep(self) -> None:
-        """Watch until cancelled. Raise StoreRefused if the store cannot be started again."""
+        """Watch until cancelled. Raise StoreRefused if the store cannot be started again.
+
+        With `always`, the server ends at each write to a full disk, so the starts get rarer.
+        """
+        failures = 0
         while True:
+            began = time.monotonic()
             health = asyncio.create_task(self._kill_when_silent())
             try:
                 await self._embedded.ended()
             finally:
                 health.cancel()
-            log.warning("the embedded store ended; starting it again")
+            fault = self._embedded.fault()
+            log.warning("%s; starting it again", fault or "the embedded store ended")
+            if not fault or time.monotonic() - began > SHORT_S:
+                failures = 0
+            if fault:
+                failures += 1
+                await asyncio.sleep(Backoff(0.1).delay_s(failures, random.random()))
             await self._start()
             await self._settle()
 

@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.contracts.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.store import embedded
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import STARTS, EmbeddedStore, StoreWatch
 from framegate.pipeline.store.listen import Listener
-from framegate.pipeline.store.redis_client import connect
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.store.worker_connections import Link
-from framegate.pipeline.system.process import in_thread
+from framegate.pipeline.system.process import die_with_parent, in_thread
 from tests.support.own_servers import free_port
 from tests.support.runs import stop_process
 
@@ -88,6 +89,60 @@ def test_a_store_that_is_killed_while_it_starts_is_started_again(tmp_path: Path)
 def test_a_store_that_never_lives_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match="ended with code -9"):
         killed(tmp_path, STARTS)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of a server that is started may get larger than 64 KiB."""
+
+    def limited() -> None:
+        die_with_parent()
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+
+    monkeypatch.setattr(embedded, "die_with_parent", limited)
+
+
+def fill(store: EmbeddedStore) -> None:
+    with store_errors(store.url), closing(connect(store.url)) as client:
+        client.set("large", bytes(1 << 17))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_start_on_a_full_disk_is_refused_with_its_reason(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path, "everysec")
+    store.start()
+    try:
+        with pytest.raises(StoreRefused, match=r"ended with code 1 .*AOF write error"):
+            store.while_it_lives(lambda: fill(store))
+    finally:
+        store.stop()
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_the_log_has_why_a_store_ended_by_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = EmbeddedStore(tmp_path, "always")
+    store.start()
+    assert store.process is not None
+    first = store.process.pid
+
+    async def kept() -> None:
+        keeping = asyncio.create_task(StoreWatch(store, 60.0).keep())
+        await asyncio.sleep(0)
+        with pytest.raises(StoreLost):
+            fill(store)
+        while not keeping.done() and not _answers(store, first):
+            await asyncio.sleep(0.005)
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    try:
+        asyncio.run(kept())
+    finally:
+        store.stop()
+    assert "AOF write error" in caplog.text
 
 
 @pytest.mark.parametrize("listens", [False, True])
