@@ -65,7 +65,7 @@ def advance(
                 continue
             kept = _unknown(rule, stretch, now)
         else:
-            if rule.config.state == "lost":  # the camera was lost until this frame
+            if rule.config.state == "lost" and stretch.false_ms < 0:  # lost until this frame
                 stretch = _replace(stretch, last=now.at, last_ms=now.ms)
             kept = _false(rule, stretch, now)
             if kept is None:

@@ -452,6 +452,17 @@ def test_a_camera_that_is_away_is_an_episode_itself() -> None:
     assert found.changes[1].last.captured - found.changes[1].began.captured == pytest.approx(20.0)
 
 
+def test_a_loss_lasts_until_the_first_frame_and_not_for_until_s() -> None:
+    text = '[events.rules.lost]\nwhen = "state"\nstate = "lost"\nuntil_s = 2\n'
+    before = results({}, 1.0)
+    back = before[-1].captured + 20
+    after = [result([], n, epoch=2, captured=back + n / FPS) for n in range(75)]
+    found = told(rules(text), [*before, End(1, 25, False, epoch=1), *after])
+    [end] = found.of("lost", "end")
+    assert (end.last.captured, end.seconds) == (pytest.approx(back), 20.0)
+    assert end.told.captured == pytest.approx(back + 2)
+
+
 def away(*seconds: float, frames: int = 50) -> list[End]:
     """A camera's loss, and its end as it is said again so many seconds after its last frame."""
     return [End(1, frames, False, epoch=1), *(End(1, frames, False, away_s=s) for s in seconds)]
