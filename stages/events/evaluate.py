@@ -209,22 +209,23 @@ class RuleJudge:
         return _replace(view, others=others, is_moved=now_moved)
 
     def _nothing_known(self, now: Now, state: EventsState, changes: _ChangeList) -> JudgedFrame:
-        """Evaluate a frame without information: only rules about the source advance."""
+        """Evaluate a frame without information: rules about the source, and ones not active."""
         stretches = dict(state.stretches)
         names = []
+        holdings = []
         for rule in self._book.rules:
             if rule.config.when == "state":
+                holding = self._if_due(rule, source_holding(rule, now, state), now)
+                holdings.append((rule, holding))
                 continue
             names.append(rule.name)
+            if not self._book.is_due(rule, now.at.captured):
+                holdings.append((rule, Holding(is_over=True)))
+                continue
             after = unknown(rule, stretches.pop(rule.key, ()), now)
             if after:
                 stretches[rule.key] = after
         state = _replace(state, stretches=stretches, turned=now.result.outcome != "failed")
-        about_source = [rule for rule in self._book.timed if rule.config.when == "state"]
-        holdings = [
-            (rule, self._if_due(rule, source_holding(rule, now, state), now))
-            for rule in about_source
-        ]
         state = self._advanced(holdings, state, _NO_TRACKS, now, changes)
         names += self._unanswered(now.result)
         return self._done(now, state, changes, tuple(sorted(names)))

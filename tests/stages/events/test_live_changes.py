@@ -255,6 +255,18 @@ def test_a_lost_camera_is_not_announced_while_its_rule_is_not_active(kind: str) 
         assert begun[0].began.captured >= 1_000_030
 
 
+def test_a_snooze_ends_an_episode_while_nothing_is_known() -> None:
+    text, _ = SNOOZED["a rule"]
+    failed = [
+        msgspec.structs.replace(each, outcome="failed", captured=1_000_000 + each.pts)
+        for each in in_both(50, 3)
+        if each.pts is not None
+    ]
+    changes, _ = through([(text, [*in_both(0, 2.0), *failed])])
+    [end] = [each for each in changes if each.step == "end"]
+    assert (end.rule, end.ended_by) == ("here", "over")
+
+
 @pytest.mark.parametrize("value", ["30m", at(1), f"{at(1)}/{at(1)}", "2026-01-01T00:00/2026-01-02"])
 def test_a_wrong_snooze_is_refused(value: str) -> None:
     wrong = TWO.replace('area = "left"', f'area = "left"\nsnoozed = "{value}"', 1)
