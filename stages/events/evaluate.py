@@ -387,7 +387,8 @@ class RuleJudge:
         for rule in self._book.timed:
             stretches = state.stretches.get(rule.key, ())
             changes.add(ended(rule, stretches, now, self._source, "source_ended"))
-        published = changes.published(state.unknown, (), now.at.captured)
+        captured = now.at.captured if state.unknown else 0.0
+        published = changes.published(state.unknown, (), captured)
         return JudgedFrame(published, EventsState(breaks=state.breaks))
 
     def _done(

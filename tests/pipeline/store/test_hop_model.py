@@ -198,7 +198,9 @@ class Protocol(RuleBasedStateMachine):
         self.store.release_all(sorted(names), run, removed)
         for model in (self.model[source] for source in names):
             if model.owner == run:
-                model.owner = model.announced = ""
+                model.owner = ""
+                if removed or not model.since:  # the next slot needs the model
+                    model.announced = ""
                 model.superseded = [] if removed else model.superseded
 
     @rule(source=sources, run=runs, model=st.sampled_from(["", "yard@1", "yard@2"]))
