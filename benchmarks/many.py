@@ -108,9 +108,14 @@ def all_of(given: argparse.Namespace) -> BenchmarkResult:
     }
 
 
-def _cpu_growth(points: Sequence[Mapping[str, Any]]) -> float:
-    """Return the CPU a frame of the worst point by that of the fewest sources."""
+def _cpu_growth(points: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the CPU a frame of the worst point by that of the fewest sources.
+
+    None if theirs is below what the system counts, a hundredth of a second in all.
+    """
     fewest, *others = [float(point["cpu_ms_per_frame"]) for point in points]
+    if not fewest:
+        return None
     return round(max(others, default=fewest) / fewest, 3)
 
 

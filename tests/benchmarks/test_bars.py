@@ -43,6 +43,8 @@ def of_many(*points: tuple[int, float, float]) -> dict[str, Any]:
 def test_a_frame_among_many_costs_as_much_as_at_the_worst_number() -> None:
     bars = many.bars(of_many((100, 1.0, 300), (300, 1.5, 400), (1000, 1.0, 750)))
     assert the_bar(bars, "CPU a frame").measured == 1.5
+    too_short = many.bars(of_many((2, 0.0, 9), (4, 0.1, 9)))
+    assert the_bar(too_short, "CPU a frame").measured is None
 
 
 @pytest.mark.parametrize(("last_mb", "measured"), [(750, 1.0), (1450, 3.0)])
