@@ -226,6 +226,8 @@ class Projector:
 
     async def _follow_all(self, projection: Projection, names: Collection[str], once: bool) -> None:
         """Copy the sources' entries: those stored now (`once`), or until cancelled."""
+        if once and names:  # one that the store has forgotten would end the reading of all
+            names = await in_thread(known_sources, self._url) & frozenset(names)
         if not names:
             if not once:
                 await asyncio.Event().wait()

@@ -286,6 +286,26 @@ def test_a_removed_source_is_read_although_others_change_meanwhile(
     asyncio.run(follow())
 
 
+def test_a_removed_source_that_the_store_forgot_keeps_no_other_unread(
+    store: EmbeddedStore, sayer: Sayer, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.db"
+
+    async def follow() -> None:
+        projector = Projector(store.url, file, 0, 0.0)
+        projector.take_sources(specs("door", "gone", "yard"))
+        task = asyncio.create_task(projector.run())
+        sayer.say("door", 3, change("start", 3, 3))
+        await asyncio.to_thread(wait_until, "it is read", lambda: len(ids(file)) == 1)
+        sayer.say("door", 9, change("start", 9, 9))
+        projector.take_sources(specs("yard"))  # the store has never had "gone"
+        await asyncio.to_thread(wait_until, "the last is read", lambda: len(ids(file)) == 2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(follow())
+
+
 def test_a_projector_follows_a_run_and_goes_on_where_it_was(
     store: EmbeddedStore, sayer: Sayer, tmp_path: Path
 ) -> None:
