@@ -150,8 +150,8 @@ def without_filter(run: RunFile, configured: Configured, name: str) -> RunFile:
     if name in configured:
         raise ConfigFaults(
             [
-                f"filter {name}: it is in the configuration; remove [filters.{name}] there, and "
-                "start the run again with --resume"
+                f"filter {name}: it is in the configuration; remove [filters.{name}] there "
+                f"(framegate rules remove filters.{name})"
             ]
         )
     known = [each.name for each in run.filters]

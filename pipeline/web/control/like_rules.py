@@ -168,7 +168,7 @@ def _changed(file: ConfigFile, name: str, lines: str) -> str:
             raise Refusal(
                 400,
                 f"rule {name}: it also has {others}, which switching it on would not bring back; "
-                f"remove its lines from {file.path}, and start the run again (--resume)",
+                f"remove its lines from {file.path}, then `framegate rules reload`",
             )
     return with_value(file.text, path, None)
 
