@@ -5,7 +5,8 @@ from __future__ import annotations
 from framegate.cli.main import parser
 from framegate.cli.run import resume_options
 
-CHOSEN = ("--http", "0.0.0.0:8686", "--classes", "person,car", "--min-score", "0.0", "--record")
+CHOSEN = ("--http", "0.0.0.0:8686", "--classes", "person,car", "--min-score", "0.0", "--record",
+          "--listen", "127.0.0.1:6390", "--draw", "gate", "--log-format", "json")
 
 
 def test_options_that_a_data_folder_does_not_keep_are_in_the_next_command() -> None:
@@ -13,7 +14,7 @@ def test_options_that_a_data_folder_does_not_keep_are_in_the_next_command() -> N
     again = resume_options(first)
     assert set(CHOSEN) == set(again)
     second = parser().parse_args(["run", "--resume", "-d", "data", *again])
-    for name in ("http", "classes", "min_score", "record", "detector", "save"):
+    for name in ("http", "classes", "min_score", "record", "detector", "save", "listen", "draw"):
         assert getattr(second, name) == getattr(first, name), name
 
 
