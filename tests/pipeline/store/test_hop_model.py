@@ -427,7 +427,14 @@ class Protocol(RuleBasedStateMachine):
         self.store.close()
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(400, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "examples",
+    [
+        15,  # each takes 4 s
+        pytest.param(60, marks=pytest.mark.whole_run),
+        pytest.param(400, marks=pytest.mark.long),
+    ],
+)
 def test_protocol_equals_its_model(tmp_path: Path, examples: int) -> None:
     with server(tmp_path) as store:
         machine = type("Machine", (Protocol,), {"url": store.url})
