@@ -92,7 +92,7 @@ class WorkersConfig:
 
     hung_s: float = field(default=30.0, metadata={"least": 2.0, "most": 86400.0})
     shards: int | None = field(default=None, metadata={"least": 0, "most": 256})
-    fill: int = field(default=8, metadata={"least": 1, "most": 1024})
+    fill: int = field(default=4, metadata={"least": 1, "most": 1024})
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def test_surveillance_is_advised_where_its_classes_are_all_that_is_wanted() -> N
     [
         (1, 1, 600.0),  # of one core, .8 may be used, and a quarter of that decodes
         (1, 2, 800.0),  # one worker looks on one core
-        (9, 2, 1200.0),
-        (9, 16, 1600.0),  # the ninth source starts a second worker
-        (17, 16, 2400.0),
+        (5, 2, 1200.0),
+        (5, 16, 1600.0),  # the fifth source starts a second worker
+        (9, 16, 2400.0),
     ],
 )
 def test_the_time_for_looks(sources: int, cores: int, ms: float) -> None:

@@ -162,8 +162,9 @@ EXAMPLES: Final[dict[str, Any]] = {
 }
 """Values of keys that have no default."""
 PLACEMENT: Final = """\
-# Stages that share a process, by the name of that process. [workers] decides about the others. A
-# stage of your own beside the main path gets a process of its own.
+# Stages that share a process, by the name of that process. If one of them is on the main path, the
+# rest of that path is in ingest, infer and publish, or with [workers] shards in the shards. A stage
+# of your own beside the main path gets a process of its own.
 [placement]
 #rest = ["escalate", "cache"]
 """
