@@ -5,8 +5,21 @@ from __future__ import annotations
 from framegate.cli.main import parser
 from framegate.cli.run import resume_options
 
-CHOSEN = ("--http", "0.0.0.0:8686", "--classes", "person,car", "--min-score", "0.0", "--record",
-          "--listen", "127.0.0.1:6390", "--draw", "gate", "--log-format", "json")
+CHOSEN = (
+    "--http",
+    "0.0.0.0:8686",
+    "--classes",
+    "person,car",
+    "--min-score",
+    "0.0",
+    "--record",
+    "--listen",
+    "127.0.0.1:6390",
+    "--draw",
+    "gate",
+    "--log-format",
+    "json",
+)
 
 
 def test_options_that_a_data_folder_does_not_keep_are_in_the_next_command() -> None:
