@@ -52,6 +52,7 @@ T = TypeVar("T")
 _WARM_UP = 20  # frames
 _DECODED = 300  # frames that the bare decoding takes
 _LOOKS = 40
+_IDLE_S = 0.02  # CPU seconds in half a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,7 @@ def _played(spec: Spec, using: Detector) -> _Chain:
     first = next(source.frames())
     source.close()
     using.warm_up(first.form.width, first.form.height)
+    _wait_for_threads()
     source, chain, shift = FileSource(spec.clip), _Chain(using, first.form), None
     frames = source.frames()
     until = time.monotonic() + spec.seconds
@@ -209,6 +211,16 @@ def _played(spec: Spec, using: Detector) -> _Chain:
             chain.forget_times()
     source.close()
     return chain
+
+
+def _wait_for_threads() -> None:
+    """Wait until this process is idle: a thread compiles the network for parts of a picture, whose
+    CPU time would count as that of the first frames.
+    """
+    spent, before = time.process_time(), -1.0
+    while spent - before > _IDLE_S:
+        time.sleep(0.5)
+        before, spent = spent, time.process_time()
 
 
 def _decoded(clip: str) -> Iterator[av.VideoFrame]:

@@ -12,10 +12,12 @@ from benchmarks.floor.cameras import make_cameras, name
 from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun, RunFailed
 from benchmarks.harness.process_tree import memory_bytes, own_memory_bytes, switches, usage
+from framegate.pipeline.config.config import WorkersConfig
 
 ROWS: Final = 360  # of the cameras whose memory is told
 PRINTED_ROWS: Final = 432
 MANY: Final = 8
+FILL: Final = WorkersConfig().fill
 SLOW_FPS: Final = 1.0
 OFF: Final = "rtsp://127.0.0.1:9/off"  # the port of "discard": nobody listens
 SETTLED: Final = 20  # frames of each camera
@@ -32,8 +34,9 @@ def measure_still(clip: Path, seconds: float) -> dict[str, Any]:
     start_s, start_cpu_s       from the command to the first result, the second run's: what is
                                cached is there; CPU of the whole tree
     memory_mb                  proportional set size of the tree with one camera of 360 rows
-    memory_further_mb          what each of seven more adds of memory that is no file's: its frames
-                               are not in it
+    memory_further_mb          what each further one in its shard adds of memory that is no file's:
+                               its frames are not in it
+    memory_shard_mb            what the one adds with which the next shard starts
     idle                       share of a core, and wake-ups a second, of the whole tree: with a
                                camera that is off, and with one and eight of a frame a second
     """
@@ -43,7 +46,8 @@ def measure_still(clip: Path, seconds: float) -> dict[str, Any]:
         _started(_files(folder, 1))
         start_s, start_cpu_s = _started(_files(folder, 1))
         whole, own = _memory(_files(folder, 1))
-        _, own_of_many = _memory(_files(folder, MANY))
+        _, own_filled = _memory(_files(folder, FILL))
+        _, own_next = _memory(_files(folder, FILL + 1))
         make_cameras(clip, folder, ROWS, SLOW_FPS, MANY, START_S + seconds)
         idle = {
             "off": _idle({"camera0": OFF}, seconds, _fails),
@@ -54,7 +58,8 @@ def measure_still(clip: Path, seconds: float) -> dict[str, Any]:
         "start_s": round(start_s, 2),
         "start_cpu_s": round(start_cpu_s, 2),
         "memory_mb": round(whole / 2**20, 1),
-        "memory_further_mb": round((own_of_many - own) / (MANY - 1) / 2**20, 2),
+        "memory_further_mb": round((own_filled - own) / (FILL - 1) / 2**20, 2),
+        "memory_shard_mb": round((own_next - own_filled) / 2**20, 1),
         "idle": idle,
     }
 
