@@ -77,27 +77,26 @@ def _chosen() -> str:
     gate = _result("gate")
     ratios = [clip["cpu_ratio"] for clip in gate["clips"]]
     contact = _result("first_contact")
-    lost = soak.get("unaccounted", soak["samples_unbalanced"])  # results of before have no first
     rows = (
         (
             "cameras",
             f"16 cameras (640x360, 10 frames/s) on {live['conditions']['cores']} cores: "
-            "time in which 99 % of results arrive; memory",
-            _latency_and_memory(cameras, ""),
-            _latency_and_memory(cameras, "peer_"),
+            "dropped frames; time in which 99 % of results arrive; memory",
+            _held(cameras, ""),
+            _held(cameras, "peer_"),
         ),
         (
             "half-an-hour-of-kills",
             f"{kills} processes killed in half an hour: duplicate results; frames that are lost "
             "and not counted",
-            f"{soak['doubled']}; {lost}",
+            f"{soak['doubled']}; {soak['unaccounted']}",
             "-",
         ),
         (
             "the-gate-clip-by-clip",
             "CPU time if unchanged areas are skipped, as a share of the CPU time for whole frames, "
             f"best and worst of {len(ratios)} clips",
-            f"{min(ratios):.0%}; {max(ratios):.0%}",
+            f"{100 * min(ratios):.0f} %; {100 * max(ratios):.0f} %",
             "-",
         ),
         (
@@ -119,8 +118,8 @@ def _span(results: tuple[dict[str, Any], ...]) -> str:
     """Return the line below the four figures: versions, dates and machines."""
     conditions = [result["conditions"] for result in results]
     versions = " and ".join(sorted({each["version"] for each in conditions}))
-    dates = sorted(each["date"] for each in conditions)
-    period = f"{dates[0]} to {dates[-1]}"
+    dates = sorted({each["date"] for each in conditions})
+    period = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     machines = " and ".join(
         sorted({f"{each['cpu']}, {each['cores']} cores" for each in conditions})
     )
@@ -142,8 +141,11 @@ def _result(name: str) -> dict[str, Any]:
     return result
 
 
-def _latency_and_memory(point: dict[str, Any], side: str) -> str:
-    return f"{number(point[f'{side}p99_ms'])} ms; {_mb(point[f'{side}rss_mb'])}"
+def _held(point: dict[str, Any], side: str) -> str:
+    """Return the share of dropped frames, latency and memory of a side with so many cameras."""
+    dropped = point[f"{side}dropped"]
+    share = dropped / (dropped + point[f"{side}published"])
+    return f"{100 * share:.0f} %; {number(point[f'{side}p99_ms'])} ms; {_mb(point[f'{side}rss_mb'])}"
 
 
 def _mb(value: float) -> str:
