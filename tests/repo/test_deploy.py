@@ -137,6 +137,15 @@ def test_what_the_timer_starts_is_a_command_of_framegate() -> None:
     assert parsed.sources == ["/var/lib/framegate:gate"]
 
 
+def test_the_run_its_commands_and_its_timer_use_the_same_folders() -> None:
+    manual = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    learn = (DEPLOY / "framegate-learn@.service").read_text(encoding="utf-8")
+    folders = re.compile(r"\bXDG_\w+=\S+")
+    wanted = set(folders.findall(UNIT))
+    assert len(wanted) == 3
+    assert wanted == set(folders.findall(learn)) == set(folders.findall(manual))
+
+
 def test_a_stopped_unit_drains_and_one_that_ends_is_started_again() -> None:
     assert (unit("Restart"), unit("KillMode")) == ("always", "mixed")
     assert unit("RestartPreventExitStatus") == "2 75", "nor does it take back what others have"
