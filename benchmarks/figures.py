@@ -145,7 +145,8 @@ def _held(point: dict[str, Any], side: str) -> str:
     """Return the share of dropped frames, latency and memory of a side with so many cameras."""
     dropped = point[f"{side}dropped"]
     share = dropped / (dropped + point[f"{side}published"])
-    return f"{100 * share:.0f} %; {number(point[f'{side}p99_ms'])} ms; {_mb(point[f'{side}rss_mb'])}"
+    p99_ms = number(point[f"{side}p99_ms"])
+    return f"{100 * share:.0f} %; {p99_ms} ms; {_mb(point[f'{side}rss_mb'])}"
 
 
 def _mb(value: float) -> str:
