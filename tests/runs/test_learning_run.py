@@ -46,7 +46,8 @@ def folder(tmp_path: Path) -> Path:
     (folder / "pipeline.toml").write_text(
         TABLE.replace("\ncollect = false\n", "\ncollect = true\n"), encoding="utf-8"
     )
-    own_model(tmp_path / "registry", "seer", min_score=0.2)
+    # So much less sure than the light detector that a tuned one agrees with it better by no chance.
+    own_model(tmp_path / "registry", "seer", min_score=0.08)
     return folder
 
 
