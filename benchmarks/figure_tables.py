@@ -175,8 +175,10 @@ def _parts(points: list[dict[str, Any]]) -> str:
     names = list(points[0]["parts_ms"])
     rows = []
     for what, point in seen.items():
-        rows.append([what, *(number(point["parts_ms"][name]) for name in names)])
-    return "\n" + _table(f"CPU ms per frame of the work alone | {' | '.join(names)}", rows)
+        parts = (number(point["parts_ms"][name]) for name in names)
+        rows.append([what, _cell(point.get("looked_alone")), *parts])
+    head = f"CPU ms per frame of the work alone | share of frames looked at | {' | '.join(names)}"
+    return "\n" + _table(head, rows)
 
 
 def _workers_cpu(cpu_by_process: dict[str, float]) -> float:

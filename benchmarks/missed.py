@@ -177,6 +177,12 @@ REASONS: dict[tuple[str, str], Reason] = {
     ("floor", "quiet, 1080"): _COLD,
     ("floor", "busy, 432"): _COLD,
     ("floor", "one quiet camera"): _COLD,
+    ("floor", "one camera of 360 rows: memory"): Reason(
+        "in such a run with 277 MB, the shard has 238: 181 are allocated (networks and their "
+        "buffers among them), 15 are frames, and the rest is mostly code of libraries; the "
+        "supervisor has 35, the store 4",
+        "next: what allocates the 181 MB (`memray`, with native frames)",
+    ),
     ("floor", "one of bottles"): Reason(
         "of 3.44 ms, 1.78 are decoding and detection at that rate; the rest is gate, engine and "
         "store, with 3 context switches and 19 store commands per frame",

@@ -14,7 +14,8 @@ floor_ms       bare decoding of the same packets, and so many whole looks: both 
                `ratio` is cpu_ms by it
 floor_paced_ms the same two, and nothing else, at the cameras' pace, at which caches are cold:
                what any program pays that does not keep its core busy in between; ratio_paced
-parts_ms       the job without an engine in one process at that pace: what is left is the engine's
+parts_ms       the job without an engine in one process at that pace. It decides itself which frames
+               it looks at: `looked_alone` is their share, which differs from the run's `looked`
 switches       of the processes' threads, a frame, by themselves
 system_calls   the same, of all kinds, where `perf` may count them; else null
 store_commands the store's, a frame, those of its functions included
@@ -244,7 +245,6 @@ def measure_point(
         )
     )
     floor_ms = alone.decode_ms + looks * alone.look_ms
-    parts = sum(alone.parts_ms.values())
     return {
         "clip": CLIPS[series.load],
         "load": series.load,
@@ -262,7 +262,7 @@ def measure_point(
         "decode_ms": round(alone.decode_ms, 3),
         "look_ms": round(alone.look_ms, 3),
         "parts_ms": {part: round(ms, 3) for part, ms in alone.parts_ms.items()},
-        "engine_ms": round(found["cpu_ms"] - parts, 3),
+        "looked_alone": round(alone.looked, 4),
         "before": measure(urls, given.seconds, "packaged", Path(given.before).resolve())
         if is_compared
         else None,
