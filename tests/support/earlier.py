@@ -1,7 +1,7 @@
 """The package of an earlier version, from the history of this repository.
 
-A rolling upgrade runs it beside the present one. VERSION is the last commit whose function library
-differs from the present one and that has slots; a release moves it to the release before.
+A rolling upgrade runs it beside the present one. VERSION is the last release; before the first one,
+the last commit that has slots and whose function library differs from the present one.
 """
 
 from __future__ import annotations
