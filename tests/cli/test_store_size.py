@@ -26,17 +26,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_cost_of_a_hop_is_the_measured_one() -> None:
     result = json.loads((ROOT / HOP_SOURCE).read_text(encoding="utf-8"))
-    [many] = [point for point in result["points"] if point["cameras"] == 32]
-    assert many["cpu_ms_by_process"]["valkey-server"] == HOP_CPU_MS
+    many = [point for point in result["points"] if point["cameras"] == 32]
+    assert max(point["cpu_ms_by_process"]["valkey-server"] for point in many) == HOP_CPU_MS
 
 
 def test_ten_thousand_cameras_need_primaries_and_connections() -> None:
     load = StoreLoad("", 10_000, 100_000.0, runs=800, workers=2, hops=1)
-    assert load.primaries == 24  # 100,000 x 0.187 ms = 18.7 cores, of which 80 % may be used
+    assert load.primaries == 21  # 100,000 x 0.162 ms = 16.2 cores, of which 80 % may be used
     assert load.connections(1, is_cluster=False) == 800 * 16 + 2 * 800 * 2
-    assert load.connections(24, is_cluster=True) == 800 * 16 + 2 * 417
+    assert load.connections(21, is_cluster=True) == 800 * 16 + 2 * 477
     assert len(size_doubts(load, StoreSize(10_000, 1, is_cluster=False))) == 2
-    assert size_doubts(load, StoreSize(20_000, 24, is_cluster=True)) == []
+    assert size_doubts(load, StoreSize(20_000, 21, is_cluster=True)) == []
 
 
 def test_check_compares_the_plan_of_a_fleet_with_its_store(
