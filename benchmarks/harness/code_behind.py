@@ -19,6 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 _MADE = ("visits.json",)  # a benchmark writes it with its result
 OURS = ("benchmarks", "framegate", "tests", "tools")
+_SELF = Path(__file__).resolve()
+# They decide how old a figure is and whether it is kept, not what it is.
+_NO_FIGURES = (_SELF, _SELF.with_name("other_work.py"))
 
 
 @cache
@@ -31,7 +34,7 @@ def code_behind(module: str) -> tuple[Path, ...]:
         new = set(_reaches(ahead.pop())) - found
         found |= new
         ahead += new
-    return tuple(sorted(found - {Path(__file__).resolve()}))  # it finds ages, not figures
+    return tuple(sorted(found - set(_NO_FIGURES)))
 
 
 @cache
@@ -81,7 +84,7 @@ def _git(*words: str) -> str | None:
 @cache
 def _reaches(path: Path) -> tuple[Path, ...]:
     """Return the files of ours that a file imports or names."""
-    if path == Path(__file__).resolve():
+    if path in _NO_FIGURES:
         return ()
     if path.suffix == ".toml":
         return tuple(_files(re.findall(r'"([\w.]+):\w+"', path.read_text(encoding="utf-8")), path))

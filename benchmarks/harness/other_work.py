@@ -17,11 +17,8 @@ from typing import Final
 MARK: Final = "FRAMEGATE_BENCHMARK"  # an environment variable that all processes of a run inherit
 _EVERY_S: Final = 5.0
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
-_FLAGS, _CPU_TIMES, _STEAL = (
-    6,
-    slice(11, 15),
-    8,
-)  # fields after the command in stat; of a line `cpu`
+_PARENT, _FLAGS, _CPU_TIMES = 1, 6, slice(11, 15)  # fields of stat, after the command
+_STEAL = 8  # field of the line `cpu`
 _KERNEL_THREAD: Final = 0x00200000  # PF_KTHREAD: the kernel also works for us
 
 
@@ -29,8 +26,9 @@ class OtherWork:
     """CPU time of all processes that this one has not started, from `with` on.
 
     A process of ours is known by an environment variable, because a killed parent leaves its
-    children to another one. A process that begins and ends between two samples counts with its
-    parent. The time that a hypervisor gives to other machines (steal) counts as other work.
+    children to another one, or by its parent, because Valkey writes its title over its variables.
+    A process that begins and ends between two samples counts with its parent. The time that a
+    hypervisor gives to other machines (steal) counts as other work.
     """
 
     def __init__(self, every_s: float = _EVERY_S, minute_s: float = 60.0) -> None:
@@ -81,20 +79,35 @@ def _growth_s(before: Mapping[int, float], now: Mapping[int, float]) -> float:
 
 
 def _others(mark: str) -> Iterator[tuple[int, float]]:
-    """Yield each living process without the mark, and its CPU seconds."""
+    """Yield each living process that is not of the run, and its CPU seconds."""
     marked = f"{MARK}={mark}".encode()
+    parents: dict[int, int] = {}
+    spent_s: dict[int, float] = {}
+    ours = {os.getpid()}
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
+        if not name.isdigit():
             continue
         with contextlib.suppress(OSError, IndexError):
-            process = Path("/proc", name)
+            process, pid = Path("/proc", name), int(name)
             fields = process.joinpath("stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            if int(fields[_FLAGS]) & _KERNEL_THREAD or _is_marked(process, marked):
+            if int(fields[_FLAGS]) & _KERNEL_THREAD:
                 continue
+            if _is_marked(process, marked):
+                ours.add(pid)
             own_and_children = list(map(int, fields[_CPU_TIMES]))
             # Process 1 waits for children that other processes left, so for ours too.
             counted = own_and_children[:2] if name == "1" else own_and_children
-            yield int(name), sum(counted) * _TICK_S
+            parents[pid], spent_s[pid] = int(fields[_PARENT]), sum(counted) * _TICK_S
+    for pid, used_s in spent_s.items():
+        if ours.isdisjoint(_line_of(pid, parents)):
+            yield pid, used_s
+
+
+def _line_of(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
+    """Yield a process, its parent, the parent of that, and so on."""
+    while pid in parents:
+        yield pid
+        pid = parents[pid]
 
 
 def _is_marked(process: Path, marked: bytes) -> bool:

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
 from benchmarks import all as every
 from benchmarks.harness import other_work, report
 from benchmarks.harness.other_work import MARK, OtherWork
+from tests.support.servers import server
 
 BURN = """
 import sys, time
@@ -24,18 +26,33 @@ sys.stdin.read()
 """
 
 
+ORPHAN = 'exec 3<&0; "$0" -c "$1" <&3 & echo $!'  # its parent ends at once
+
+
 @contextmanager
 def burnt(environment: Mapping[str, str]) -> Iterator[int]:
-    """Run a process that has used half a second of CPU time and then waits; yield its number."""
+    """Run an orphan that has used half a second of CPU time and then waits; yield its number."""
+    with orphan(BURN, environment) as (process, pid):
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"burnt\n"
+        yield pid
+
+
+@contextmanager
+def orphan(
+    code: str, environment: Mapping[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run Python code in a process without a parent of ours; yield its pipes and its number."""
     with subprocess.Popen(
-        (sys.executable, "-c", BURN),
+        ("sh", "-c", ORPHAN, sys.executable, code),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"burnt\n"
-        yield process.pid
+        number = int(process.stdout.readline())
+        assert process.wait(30) == 0
+        yield process, number
 
 
 def without_mark() -> dict[str, str]:
@@ -44,12 +61,7 @@ def without_mark() -> dict[str, str]:
 
 def test_work_of_others_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MARK, "this-run")
-    with subprocess.Popen(
-        (sys.executable, "-c", f"input()\n{BURN}"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=without_mark(),
-    ) as process:
+    with orphan(f"input()\n{BURN}", without_mark()) as (process, _):
         assert process.stdin is not None
         assert process.stdout is not None
         others, of_minutes = OtherWork(), OtherWork(minute_s=0.0)
@@ -69,6 +81,16 @@ def test_processes_of_the_run_do_not_count(monkeypatch: pytest.MonkeyPatch) -> N
         assert ours not in counted
         assert os.getpid() not in counted
         assert counted[theirs] >= 0.4
+
+
+def test_a_server_that_wrote_over_its_variables_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(MARK, "this-run")
+    with server(tmp_path / "store") as store, redis.Redis.from_url(store.url) as client:
+        pid = client.info("server")["process_id"]
+        assert Path("/proc", str(pid)).exists()
+        assert pid not in dict(other_work._others("this-run"))
 
 
 def test_a_disturbed_result_is_not_kept(
