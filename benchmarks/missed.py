@@ -136,11 +136,6 @@ REASONS: dict[tuple[str, str], Reason] = {
         "same name of processor, it had .19, .04 and .03 ms",
         "crossings of all lines in one array operation",
     ),
-    ("events_rules", "jitter_3_percent"): Reason(
-        "1 of 355 true crossings (71 in five repetitions): a change of side counts only 5 % of the "
-        "height beyond the line or after .4 s",
-        "a narrower band, which adds false crossings (7 of 355 now)",
-    ),
     ("events_rules", "CPU-ms"): Reason(
         "twelve rules judge every track one by one, in Python",
         "crossings of all lines in one array operation",
@@ -233,11 +228,6 @@ REASONS: dict[tuple[str, str], Reason] = {
         "so 40 and 20 cameras need 3.2 and 2.6 of the 2 cores; a whole look takes 22 ms on this "
         "processor, which has no VNNI, and took 4.3 ms on one with it",
         "a processor with VNNI or AMX; lazy decoding where little happens",
-    ),
-    ("many", "CPU a frame"): Reason(
-        "with 300 sources; with 1,000 it is 1.29 times. The result is of version 0.1.0, which had "
-        "a process for each stage; cause not measured",
-        "next: the CPU by process of the layout with shards (`cpu_ms_by_process`)",
     ),
     ("overhead", "file_4"): Reason(
         "each source has its own transaction, so the share of the store stays at .23 of the CPU "
@@ -363,7 +353,7 @@ EXPLAINED = {
     "drift": "65501081a",
     "end_to_end": "20ba52910",
     "events": "cb3c319a3",
-    "events_rules": "4686c9d56",
+    "events_rules": "a919752f8",
     "federated": "6d94ef0c8",
     "first_contact": "20ba52910",
     "floor": "c1eaa7933",
@@ -371,7 +361,6 @@ EXPLAINED = {
     "learn": "db162201d",
     "link": "dd0ac7dd6",
     "live": "20ba52910",
-    "many": "cd2d96bb9",
     "overhead": "cb3c319a3",
     "policy": "1700aefbd",
     "promise": "2306fd109",
