@@ -105,7 +105,9 @@ def _others(mark: str) -> Iterator[tuple[int, float]]:
 
 def _line_of(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
     """Yield a process, its parent, the parent of that, and so on."""
-    while pid in parents:
+    for _ in parents:  # a bound: a number may be given again while processes are read
+        if pid not in parents:
+            return
         yield pid
         pid = parents[pid]
 
