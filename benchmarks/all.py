@@ -256,7 +256,10 @@ def main() -> int:
     found |= lacking
     ended = [found[name] for name in given.only]
     Console(width=160).print(table(ended))
-    return code or int(any(one.fault.startswith("FAILED") for one in ended))
+    failed = [one for one in ended if one.fault.startswith("FAILED")]
+    for one in failed:  # the last lines: of a long output, those are what one reads
+        print(f"{one.name}: {one.fault}", file=sys.stderr)
+    return code or int(bool(failed))
 
 
 if __name__ == "__main__":
