@@ -54,7 +54,7 @@ class StoreConfig:
     certificates_age_s    seconds after which certificates and their declarations are removed; 0:
                           never
     episodes_keep         episodes and visits of tracks that events.db keeps, the newest first. 0:
-                          no limit. An episode takes about 700 bytes, a visit at most 1 KB
+                          no limit. An episode takes about 1 KB, a visit at most 1 KB
     episodes_age_s        seconds after which episodes and visits are removed; 0: never. Framegate
                           checks once a minute
     sources_keep          sources without a run whose data are kept, the most recently released
