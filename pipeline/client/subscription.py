@@ -33,7 +33,8 @@ class Subscription(Generic[Read]):
 
     Raises  ResultsTrimmed if results were removed before they were read: iterate again to continue
             after the gap. StoreLost if the store is away for `patience_s`; until then the iterator
-            reconnects. StoreRefused if the store was replaced or refuses the login
+            reconnects. StoreRefused if the store was replaced or refuses the login. ValueError
+            after `close`
     Thread  one thread or task at a time
     """
 
@@ -43,11 +44,16 @@ class Subscription(Generic[Read]):
         self._close = close
         self._clients: dict[str, Any] = {}  # by the URL of the server
         self._async_clients: dict[str, Any] = {}
+        self._is_closed = False
 
     @property
     def ends(self) -> dict[str, End]:
         """Return the end of each source that has ended so far; `fault` states why."""
         return self._reader.ends
+
+    def _check_open(self) -> None:
+        if self._is_closed:  # else it would wait for a store that may have ended with it
+            raise ValueError("this subscription is closed; subscribe again")
 
     # -- blocking
 
@@ -55,6 +61,7 @@ class Subscription(Generic[Read]):
         return self
 
     def __next__(self) -> Read:
+        self._check_open()
         given = self._drive(self._reader.next())
         if given is None:
             raise StopIteration
@@ -67,6 +74,7 @@ class Subscription(Generic[Read]):
 
     def close(self) -> None:
         """Close the connection. A second call does nothing."""
+        self._is_closed = True
         clients = self._clients
         self._clients = {}
         for client in clients.values():
@@ -112,6 +120,7 @@ class Subscription(Generic[Read]):
         return self
 
     async def __anext__(self) -> Read:
+        self._check_open()
         given = await self._async_drive(self._reader.next())
         if given is None:
             raise StopAsyncIteration
@@ -124,6 +133,7 @@ class Subscription(Generic[Read]):
 
     async def aclose(self) -> None:
         """Close the connection, with asyncio; see `close`."""
+        self._is_closed = True
         clients = self._async_clients
         self._async_clients = {}
         for client in clients.values():

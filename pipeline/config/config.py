@@ -346,6 +346,11 @@ def read_config(
         f"sources.{name}: this name is in {origin} and on the command line; rename one source"
         for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
     ]
+    faults += [
+        f"{key} = {value!r}: must be a table"
+        for key, value in changes.items()
+        if not isinstance(value, dict)
+    ]
     whole = over_shipped(_merged(tables, changes), shipped_graph())
     if detection:
         by_stage = _of_detection(whole["stages"], detection)

@@ -168,8 +168,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     seq        number of the decoded frame in its epoch, from 0
     pts        time of the frame in its file or stream, in seconds; null if it has none
     captured   UNIX seconds at which the frame was taken
-    captured_from  origin of `captured`. rtcp: the camera's clock. arrival: the frame's arrival.
-               file: the file's time stamps
+    captured_from  origin of `captured`. rtcp: the camera's clock. arrival: the frame's arrival,
+               also of a video file. file: a source of your own stated the time
     published  UNIX seconds at which the result was made
     width      pixels across, after rotation
     height     pixels down, after rotation; of a source with `look_at`, the size of the stream of

@@ -45,7 +45,9 @@ class ConnectionReport:
         """Add the connection's state to the next commit; `since` changes only with the state."""
         before = self._last
         if before is None or (state, fault) != (before.state, before.fault):
-            if fault is None:
+            if fault is None and before is None and state == "lost":  # by the run or worker before
+                log.info("source %s: connecting again", self._source)
+            elif fault is None:
                 log.info("source %s: %s", self._source, state)
             else:
                 log.warning("source %s: %s: %s", self._source, state, fault)

@@ -353,9 +353,11 @@ def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpa
         " ORDER BY last DESC LIMIT ?) ORDER BY source, first",
         (since, until, MAX_STRETCHES),
     )
+    # A source that leaves before its first frame ends the period with an earlier time.
     unknown = database.execute(
         "SELECT * FROM (SELECT source, rule, since, until FROM unknown"
-        " WHERE (until IS NULL OR until >= ?) AND since <= ? ORDER BY since DESC LIMIT ?)"
+        " WHERE (until IS NULL OR (until >= ? AND until > since)) AND since <= ?"
+        " ORDER BY since DESC LIMIT ?)"
         " ORDER BY source, rule, since",
         (since, until, MAX_STRETCHES),
     )

@@ -32,10 +32,10 @@ WHY_NOT_WATCHED: Final = {
     "closed": "the connection was closed",
     "damaged": "its stream was damaged",
     "died": "its decoder died",
-    "ended": "it ended or was removed",
+    "ended": "it ended, was removed, or its run was stopped",
     "missing": "the camera has no such stream",
     "no_memory": "the host had no memory for it",
-    "no_run": "no run was active, or its host was away",
+    "no_run": "its run was killed, or its host was away",
     "no_video_stream": "its stream has no video",
     "not_video": "its stream is no video",
     "permission": "the camera refused the login",
@@ -62,8 +62,9 @@ class UnseenTime(msgspec.Struct, frozen=True):
     until   end, UNIX seconds; null: it is not over
     rule    name of the rule that could not be judged; empty: not about a rule
     why     reason. not_recorded: such as disk_full. not_watched: a reason of a camera, such as
-            unreachable, permission or stalled; ended: the source ended or was removed; no_run: no
-            process served it, because the run was stopped or its host was away. Empty: not known
+            unreachable, permission or stalled; ended: the source ended or was removed, or its run
+            was stopped; no_run: no process served it, because the run was killed or its host was
+            away. Empty: not known
     detail  the last fault of the camera in this time, and its place; empty: none is known
     """
 

@@ -288,7 +288,10 @@ def read_locked(folder: Path) -> Iterator[int]:
     try:
         lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ConfigFaults([_NO_RUN.format(folder, error.strerror)]) from error
+        why = error.strerror
+        if isinstance(error, FileNotFoundError):
+            why = "no run began in it" if folder.is_dir() else "there is no such folder"
+        raise ConfigFaults([_NO_RUN.format(folder, why)]) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield lock

@@ -173,7 +173,7 @@ class RunReader:
 
     def scrape(self) -> Scrape:
         """Return all measurements, or those of the supervisor if the store fails. NoReply."""
-        status = self.status()
+        status = msgspec.structs.replace(self.status(), unready=self.unready())
         try:
             samples, info, beside = self._read(status)
         except (StoreLost, StoreBusy):

@@ -187,7 +187,8 @@ class Muxing:
             if self._bad_since is None:
                 self._bad_since = queued.captured
                 text = "a packet cannot be recorded; recording continues at the next key frame"
-                log.warning("source %s: %s: %s", self._take.source, text, type(error).__name__)
+                why = f"{type(error).__name__}: {error}"
+                log.warning("source %s: %s: %s", self._take.source, text, why)
             self._muxer = None
             self._recorded = None
         else:

@@ -176,6 +176,7 @@ class TestRun:
         with run([], folder="data", resume=True, changes=changes) as resumed:
             assert [str(r.position) for r in resumed] == [str(r.position) for r in results]
 
+    @pytest.mark.whole_run
     def test_an_exception_in_the_block_is_the_programs_and_ends_the_run(
         self, tmp_path: Path, quiet: dict[str, Any]
     ) -> None:
@@ -195,6 +196,7 @@ class TestRun:
         assert running.exit is errors.Exit.DONE
         assert not running.folder.exists()
 
+    @pytest.mark.whole_run
     def test_a_run_that_dies_is_an_error_of_who_reads_it(
         self, clip: Path, quiet: dict[str, Any]
     ) -> None:
@@ -214,6 +216,12 @@ class TestRun:
             raise AssertionError("it began")
         assert len(refused.value.faults) == 2
         assert refused.value.exit is errors.Exit.USAGE
+
+    def test_a_change_that_is_no_table_is_refused(self, clip: Path, quiet: dict[str, Any]) -> None:
+        changes = {**quiet, "gate": "off"}
+        message = "^arguments: gate = 'off': must be a table$"
+        with pytest.raises(errors.ConfigFaults, match=message), run(clip, changes=changes):
+            raise AssertionError("it began")
 
     @pytest.mark.parametrize("arguments", [{}, {"folder": "empty", "resume": True}])
     def test_a_run_without_sources_is_refused(
@@ -253,6 +261,7 @@ class TestRun:
         assert "finishing decoded frames" in log
         assert "Ctrl-C" not in log
 
+    @pytest.mark.whole_run
     def test_a_run_whose_program_is_killed_dies_with_it(
         self, tmp_path: Path, quiet: dict[str, Any]
     ) -> None:
@@ -314,6 +323,7 @@ class TestSubscribe:
         with pytest.raises(ValueError, match=message):
             subscribe(tmp_path, **arguments)
 
+    @pytest.mark.whole_run
     def test_an_unknown_stage_is_refused(self, clip: Path, quiet: dict[str, Any]) -> None:
         with run({"grey": clip}, changes=quiet, folder="data") as running:
             for unknown in ("detekt", "cache"):  # cache publishes the results themselves
@@ -325,6 +335,7 @@ class TestSubscribe:
         with subscribe("data", start="earliest", stage="detect") as outputs:
             list(outputs)
 
+    @pytest.mark.whole_run
     def test_positions_of_results_are_a_start(self, clip: Path, quiet: dict[str, Any]) -> None:
         with run({"grey": clip}, changes=quiet, folder="data") as running:
             results = list(running)

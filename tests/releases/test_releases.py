@@ -47,6 +47,7 @@ def test_there_is_a_folder_of_each_version_and_it_is_small() -> None:
     assert all(kept.stat().st_size < KEPT_BYTES for kept in KEPT)
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("kept", KEPT, ids=lambda kept: kept.name.removesuffix(".tar.xz"))
 def test_a_folder_of_an_earlier_version_is_read_and_resumed(kept: Path, tmp_path: Path) -> None:
     """What that version said of it is still said, and the run in it ends with each frame once."""

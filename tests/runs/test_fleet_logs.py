@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from framegate.pipeline.store.admin import StoreAdmin
 from tests.support import footage
 from tests.support.fleets import fleet
@@ -13,6 +15,7 @@ from tests.support.runs import wait_until
 FRAMES = 7500  # 300 s at the pace of its time stamps
 
 
+@pytest.mark.whole_run
 def test_a_source_that_another_slot_takes_over_is_neither_an_error_nor_a_fault(
     tmp_path: Path,
 ) -> None:

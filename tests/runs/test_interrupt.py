@@ -23,6 +23,8 @@ from tests.support.calm_rooms import FPS, write_room
 from tests.support.commands import Command, Ended, framegate, user_folder
 from tests.support.runs import DEADLINE_S, children, environment, stop_process, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 FRAMES = 200
 SECONDS = 150
 CREDIT = 32  # of a file

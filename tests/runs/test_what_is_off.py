@@ -42,6 +42,7 @@ def mapped_libraries(run: Run) -> set[str]:
     return set(re.findall(r"site-packages/([a-z0-9]+)", maps))
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("config", [DETECT, DETECT + OFF], ids=["none", "off"])
 def test_only_what_is_on_is_there(tmp_path: Path, config: str) -> None:
     folder = tmp_path / "user"

@@ -162,6 +162,7 @@ def test_a_token_is_from_a_file_or_the_environment_or_the_folders_own(tmp_path: 
         find_token(str(tmp_path / "none"), {}, tmp_path, make=True)
 
 
+@pytest.mark.whole_run
 def test_a_run_that_others_can_reach_asks_for_its_token(tmp_path: Path) -> None:
     folder = user_folder(tmp_path / "user")
     footage.write_scene(folder / "door.mp4", footage.steady(100, fps=8))

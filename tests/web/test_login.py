@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.system.ports import listening_at
 from framegate.pipeline.web.accounts.access import TrustedProxies, guarded
 from framegate.pipeline.web.accounts.accounts import AccountFile, digest_of, read_accounts
-from framegate.pipeline.web.accounts.login import login_routes
+from framegate.pipeline.web.accounts.login import accounts_of, login_routes
 from framegate.pipeline.web.accounts.sessions import (
     MAX_ACCOUNT_FAILURES,
     MAX_FAILURES,
@@ -33,6 +34,7 @@ from framegate.pipeline.web.accounts.sessions import (
 from framegate.pipeline.web.connections import RequestLimit
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal
 from framegate.pipeline.web.pages.pages import page
+from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.route_table import with_doors
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.commands import Ended, framegate
@@ -98,6 +100,34 @@ def test_a_browser_is_sent_to_the_login_page_and_a_program_is_not(client: httpx.
     refused = client.get("/api/v1/account")
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"].startswith("Bearer"), "no dialog of the browser"
+
+
+def test_tokens_of_accounts_need_no_package_for_logins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = framegate(tmp_path, "account", "add", "wall")
+    assert made.code == 0, made.err
+    for name in ("argon2", "itsdangerous"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    spec = WebSpec("", "", "", "INFO", "text", accounts=str(tmp_path / "accounts.toml"))
+    accounts, sessions = accounts_of(spec)
+    assert sessions is None
+    assert "pip install argon2-cffi itsdangerous" in caplog.text
+    listening = listening_at("127.0.0.1", 0)
+    door = guarded(
+        Starlette(routes=login_routes(None)),
+        listening,
+        digest_of(RUN_TOKEN.encode()),
+        (),
+        accounts,
+        sessions,
+        None,
+    )
+    bearer = {"Authorization": f"Bearer {made.out.strip()}"}
+    with serving_app(door, listening) as port:
+        url = f"http://127.0.0.1:{port}/api/v1/account"
+        assert httpx.get(url, headers=bearer, timeout=DEADLINE_S).json()["name"] == "wall"
+        assert httpx.get(url, timeout=DEADLINE_S).status_code == 401
 
 
 def test_a_session_is_its_account_until_it_ends(client: httpx.Client) -> None:

@@ -49,6 +49,7 @@ def web_processes(run: Command) -> list[int]:
     return [pid for pid, command in found if "framegate.pipeline.web.server" in command]
 
 
+@pytest.mark.whole_run
 def test_a_picture_is_had_from_the_command_line_and_costs_nothing_before(
     folder: Path, run: Command
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_picture_is_had_from_the_command_line_and_costs_nothing_before(
 
 
 @needs_chromium
+@pytest.mark.whole_run
 def test_the_page_of_a_run_goes_on(run: Command) -> None:
     with chromium() as browser:
         visit = Visit(browser, page_of(run))

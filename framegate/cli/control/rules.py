@@ -382,8 +382,16 @@ def _reported(parsed: argparse.Namespace, switch: Callable[[AskConfig], Editable
 
 
 def _report(now: EditableConfig) -> None:
-    """Print which rules the run evaluates, and what waits."""
-    print(f"# {now.file}: the run evaluates {', '.join(now.versions) or 'no rule'}")
+    """Print which rules the run evaluates, which are off, and what waits."""
+    off = [
+        name
+        for name in now.versions
+        if value_at(now.tables, ("events", "rules", name, "enabled")) is False
+    ]
+    evaluated = [name for name in now.versions if name not in off]
+    print(f"# {now.file}: the run evaluates {', '.join(evaluated) or 'no rule'}")
+    if off:
+        print(f"# off: {', '.join(off)}")
     if now.profile:
         print(f"# profile: {now.profile}")
     for what, until in snoozes(now, time.time() + _ENDS_S):

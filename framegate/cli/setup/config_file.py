@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -238,10 +239,10 @@ def write(
     print(f"\nWritten: {file} ({counted(len(cameras), 'camera')}), {schema} (for editors)")
     words = ["framegate run"]
     if file != Path(PACKAGED):
-        words.append(f"-c {file}")
+        words.append(f"-c {shlex.quote(str(file))}")
     if secrets.new:
         print(f"         {secrets.file}: URLs with passwords; only you can read it")
-        words.append(f"--env-file {secrets.file}")
+        words.append(f"--env-file {shlex.quote(str(secrets.file))}")
     print(f"Next:    {' '.join([*words, '-d data'])}")
     print(f"         then look at http://{HTTP_DEFAULT}, or: framegate watch")
 

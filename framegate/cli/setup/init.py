@@ -221,9 +221,7 @@ def _asked_for(person: Person, taken: set[str], config: Config) -> list[Camera]:
     """
     cameras: list[Camera] = []
     print("A camera is a URL such as rtsp://camera.example/stream, a file, or webcam:0.")
-    print(
-        "Leave out user and password: init asks for them where a camera needs them, and hides them."
-    )
+    say("Leave out user and password: init asks for them where they are needed, and hides them.")
     while url := person.says("Camera (empty: no more cameras)"):
         try:
             matches = named_sources([url])
@@ -236,13 +234,15 @@ def _asked_for(person: Person, taken: set[str], config: Config) -> list[Camera]:
         ((usual, place),) = matches.items()
         name = person.says("Its name", usual)
         while not is_name(name) or name in taken:
-            fault = "taken" if name in taken else f"a name is {NAME_RULE}"
-            print(f"{name}: {fault}")
+            fault = "in use; choose another name" if name in taken else f"a name is {NAME_RULE}"
+            say(f"{name}: {fault}")
             name = person.says("Its name", usual)
-        taken.add(name)
         camera = Camera(name, place)
         probe_all([camera], config)
         _settle(camera, config, person)
+        if camera.probe is None and not person.agrees(f"Keep {name}, and correct the file later?"):
+            continue  # the user gives it again
+        taken.add(name)
         cameras.append(camera)
     return cameras
 
@@ -337,7 +337,7 @@ def _log_in(camera: Camera, config: Config, person: Person) -> None:
         is_refused = camera.fault is not None and camera.fault.reason == "permission"
         if not is_refused or not can_change:
             return
-        user = person.says(f"User of {camera.name} (empty: skip)")
+        user = person.says(f"User of {camera.name} (empty: no login)")
         if not user:
             return
         camera.url = with_login(camera.url, user, person.secret("Password"))

@@ -48,9 +48,7 @@ IS_SECURE: Final = "framegate.is_secure"
 OWNER_NAME: Final = "admin"
 """The name of the run's own token at the login; an account may have this name too."""
 
-_MISSING: Final = (
-    "passwords need argon2-cffi and itsdangerous: pip install argon2-cffi itsdangerous"
-)
+_MISSING: Final = "logins need argon2-cffi and itsdangerous: pip install argon2-cffi itsdangerous"
 
 
 def hash_of_password(password: str) -> str:
@@ -109,10 +107,14 @@ class Sessions:
     """The logins of a port. `login` may take 0.2 s and 64 MiB: call it in one thread at a time."""
 
     def __init__(self, key: str, token_sha256: str, accounts: AccountFile) -> None:
-        """key: of the signatures. token_sha256: of the token of the run"""
+        """Raise ConfigFaults if a package for logins is missing.
+
+        key           of the signatures
+        token_sha256  of the token of the run
+        """
+        self._hasher = _hasher()
         from itsdangerous import URLSafeTimedSerializer
 
-        self._hasher = _hasher()
         self._signer = URLSafeTimedSerializer(key, "framegate session")
         self._known_signer = URLSafeTimedSerializer(key, "framegate known browser")
         self._token_sha256 = token_sha256

@@ -67,8 +67,8 @@ const NOT_RECORDED = {
   bad_packet: "a packet that MP4 cannot contain", no_picture: "no picture arrived",
 };
 const NOT_WATCHED = {
-  closed: "the connection was closed", damaged: "its stream was damaged", died: "its decoder died", ended: "it ended or was removed",
-  missing: "the camera has no such stream", no_memory: "the host had no memory for it", no_run: "no run was active, or its host was away",
+  closed: "the connection was closed", damaged: "its stream was damaged", died: "its decoder died", ended: "it ended, was removed, or its run was stopped",
+  missing: "the camera has no such stream", no_memory: "the host had no memory for it", no_run: "its run was killed, or its host was away",
   no_video_stream: "its stream has no video", not_video: "its stream is no video", permission: "the camera refused the login",
   sizes: "its picture size changed too often", stalled: "no frames arrived", time_jump: "its time stamps jumped",
   unreachable: "no connection to the camera", unsupported_codec: "its codec is not supported",

@@ -254,6 +254,22 @@ def test_patience_ends(store: EmbeddedStore, publisher: Publisher) -> None:
             next(subscription)
 
 
+def test_a_closed_subscription_reads_nothing(store: EmbeddedStore, publisher: Publisher) -> None:
+    publisher.results("door", 1, range(2))
+    with subscribe(store.url, ["door"], "earliest") as subscription:
+        next(subscription)
+    with pytest.raises(ValueError, match="this subscription is closed"):
+        next(subscription)
+
+    async def read() -> None:
+        async with subscribe(store.url, ["door"], "earliest") as again:
+            await anext(again)
+        await anext(again)
+
+    with pytest.raises(ValueError, match="this subscription is closed"):
+        asyncio.run(read())
+
+
 def test_an_emptied_store_is_refused(store: EmbeddedStore, publisher: Publisher) -> None:
     publisher.results("door", 1, range(1))
     with subscribe(store.url, ["door"], "earliest") as subscription:

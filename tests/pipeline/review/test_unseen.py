@@ -99,6 +99,19 @@ def test_a_folder_tells_all_that_is_known(tmp_path: Path) -> None:
     assert known_sources(tmp_path) == ["door", "gate", "yard"]
 
 
+def test_a_source_that_left_before_its_first_frame_has_no_time_before_it_came(
+    tmp_path: Path,
+) -> None:
+    projection = Projection(tmp_path / FILE)
+    projection.watch([Watched("door", 1, 100.0, 200.0)])
+    projection.close()
+    with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+        row = "INSERT INTO unknown VALUES ('gate', 'visitor', 1, ?, ?, ?, 0)"
+        database.executemany(row, [(1, 150.0, 149.0), (2, 160.0, 161.0)])
+    times = unseen_in(tmp_path, 100.0, 200.0, 200.0).times
+    assert times == [UnseenTime("gate", "rule_unknown", 160.0, 161.0, rule="visitor")]
+
+
 def test_a_reason_in_words_is_printed_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

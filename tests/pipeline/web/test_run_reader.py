@@ -27,7 +27,7 @@ from framegate.pipeline.web.fleet.forward import Forwarder
 from framegate.pipeline.web.pictures.frames import FrameViews
 from framegate.pipeline.web.run_reader import RunReader
 from framegate.pipeline.web.server import routes
-from tests.support.runs import DEADLINE_S
+from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.servers import server
 from tests.support.web_server import get, serving
 
@@ -135,3 +135,41 @@ def test_who_asks_whether_it_is_ready_takes_neither_threads_nor_connections(tmp_
         store.close()
         assert {stranger.recv(12) for stranger in strangers} == {b"HTTP/1.1 503"}
     assert n_connections < 10
+
+
+def test_metrics_and_readyz_agree_while_the_store_takes_no_writes(tmp_path: Path) -> None:
+    """Else no alert says that a full disk stopped the results."""
+    with (
+        server(tmp_path) as store,
+        redis.Redis.from_url(store.url) as client,
+        supervised() as line,
+    ):
+        run = RunReader(line, store.url, FrameViews(line))
+        client.config_set("save", "3600 1")
+        client.config_set("stop-writes-on-bgsave-error", "yes")
+        snapshot = Path(
+            client.config_get("dir")["dir"], client.config_get("dbfilename")["dbfilename"]
+        )
+        snapshot.mkdir()  # a file cannot replace it
+        client.bgsave()
+        wait_until(
+            "the snapshot fails",
+            lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err",
+        )
+        (why,) = run.unready()
+        assert "takes no writes" in why
+        assert ready(run) == 0
+        client.config_set("stop-writes-on-bgsave-error", "no")
+        wait_until("the store is asked again", lambda: not run.unready())
+        assert ready(run) == 1
+
+
+def ready(run: RunReader) -> float:
+    """The metric."""
+    (value,) = (
+        sample.value
+        for metric in run.scrape().collect()
+        for sample in metric.samples
+        if sample.name == "framegate_ready"
+    )
+    return value
