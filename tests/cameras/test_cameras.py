@@ -205,6 +205,7 @@ def test_killed_workers(scene: Scene) -> None:
     run.until_published("steady", FPS, last)
 
 
+@pytest.mark.whole_run
 def test_all_adds_up_and_no_password_is_anywhere(scene: Scene) -> None:
     run = scene.run
     for source in run.sources:

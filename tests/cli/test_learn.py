@@ -14,6 +14,8 @@ from tests.support.commands import framegate
 from tests.support.runs import wait_until
 from tests.support.terminals import Terminal
 
+pytestmark = pytest.mark.whole_run
+
 DONE, USAGE = 0, 2
 PERSON = KeptObject("person", 0.9, (20.0, 20.0, 90.0, 100.0))
 

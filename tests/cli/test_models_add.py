@@ -13,6 +13,8 @@ from framegate.models import coco
 from framegate.models.registry.registry import Registry
 from tests.support.made_models import folder_of
 
+pytestmark = pytest.mark.whole_run
+
 NANODET = Path(__file__).resolve().parents[2] / "models" / "weights" / "nanodet-plus.xml"
 OUTPUT = ("--outputs", "cells", "--option", "scores=logits")
 NORMALISED = ("--mean", "0,0,0", "--std", "1,1,1")  # inside the network

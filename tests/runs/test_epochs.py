@@ -14,6 +14,8 @@ from framegate.pipeline.contracts.records import Position
 from tests.support.footage import steady, write_scene, write_sizes
 from tests.support.runs import DEADLINE_S, Run, published_in, wait_until
 
+pytestmark = pytest.mark.whole_run
+
 SIZES = [(160, 120), (96, 96), (160, 120)]
 EACH = 40
 

@@ -18,6 +18,8 @@ from tests.support import tiny_onnx
 from tests.support.bad_models import GREY, good_folder, ir, linked_weights, put, wanted
 from tests.support.own_models import tuned_model
 
+pytestmark = pytest.mark.whole_run
+
 STREET = Path(__file__).with_name("street.jpg")
 
 

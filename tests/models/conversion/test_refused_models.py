@@ -33,6 +33,8 @@ from tests.support.bad_models import (
     zipped_pickle,
 )
 
+pytestmark = pytest.mark.whole_run
+
 TIGHT = SandboxLimits(memory_bytes=900 << 20, wall_s=120)
 
 REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {

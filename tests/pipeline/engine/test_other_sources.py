@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from framegate.pipeline.config.config import find_config, read_config
@@ -24,6 +25,8 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support import footage
 from tests.support.commands import GRAPH
 from tests.support.runs import DEADLINE_S, published
+
+pytestmark = pytest.mark.whole_run
 
 RUN = "the-run"
 READERS = {"infer": ["detect"], "publish": ["escalate", "cache"]}

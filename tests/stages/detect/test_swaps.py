@@ -32,6 +32,8 @@ from framegate.stages.detect.options import (
 from tests.stages.detect.test_detect import LEAST, item, pixels, stored
 from tests.support.own_models import blind_to, own_model, relabelled, tuned_model
 
+pytestmark = pytest.mark.whole_run
+
 ANY_TIME_MS = 60_000.0  # the most that the option takes: few tests are about a model's speed
 
 

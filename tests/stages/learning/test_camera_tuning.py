@@ -26,6 +26,8 @@ from tests.support import footage
 from tests.support.own_models import own_cache, tuned_model
 from tests.support.runs import environment
 
+pytestmark = pytest.mark.whole_run
+
 CLIP = str(shipped_clip())
 # Twice the same street: one alone has too few pictures in which something moves.
 STREETS = (f"monday={CLIP}", f"tuesday={CLIP}")
@@ -41,7 +43,6 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-@pytest.mark.whole_run
 def test_from_footage_to_a_model(
     registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from framegate.stages.footage.footage import FootageFrame
 from framegate.stages.learning.later_footage import is_later, judge, was_learned
 from tests.support.own_models import measured_cache, own_model, specialised
 
+pytestmark = pytest.mark.whole_run
+
 CLIP = str(shipped_clip())
 STREETS = [f"{day}={CLIP}" for day in ("tuesday", "wednesday")]  # the models learned from "a"
 
@@ -46,7 +48,6 @@ def words(registry: Path, model: str, *streets: str) -> list[str]:
     return [*said, "--teacher", "seer"]
 
 
-@pytest.mark.whole_run
 def test_a_model_that_holds_its_own_may_serve(
     registry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
