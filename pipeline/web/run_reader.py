@@ -173,12 +173,14 @@ class RunReader:
 
     def scrape(self) -> Scrape:
         """Return all measurements, or those of the supervisor if the store fails. NoReply."""
-        status = msgspec.structs.replace(self.status(), unready=self.unready())
+        status = self.status()
         try:
             samples, info, beside = self._read(status)
         except (StoreLost, StoreBusy):
             without = Scrape(status, {}, [], {}, {}, _uses(status), _own_use(), None)
             return replace(without, folder=str(self._data or ""))
+        # Only a store that answers is asked whether it takes writes: two time-outs are too long.
+        status = msgspec.structs.replace(status, unready=self.unready())
         views = [view(name, None, sample) for name, sample in samples.items()]
         running = [each.source for each in views if each.state == "running"]
         labels = {name: _labels(samples[name]) for name in running}
