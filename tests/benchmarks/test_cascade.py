@@ -166,6 +166,7 @@ def test_only_the_place_to_ask_is_changed_for_a_camera() -> None:
     assert read_config("test", shipped).sources["clip"].url == url
 
 
+@pytest.mark.whole_run
 def test_always_is_the_heavy_pass_and_never_the_light_one(tmp_path: Path) -> None:
     """A made clip through the stages themselves, twice: what was asked once is not asked again."""
     path = write_scene(tmp_path / "scene.mkv", steady(6, 10), (160, 96))

@@ -74,6 +74,7 @@ def test_the_engine_gets_the_packaged_configuration() -> None:
     assert [stage.name for stage in config.stages][-1] == "cache"
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("paced", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_bare_loop_counts_its_frames_and_delays(loop: str, paced: bool) -> None:

@@ -57,6 +57,7 @@ def test_a_folder_that_is_there_is_left_alone(
     assert list((tmp_path / "demo").iterdir()) == []
 
 
+@pytest.mark.whole_run
 def test_the_clip_is_quiet_and_its_cars_are_found(tmp_path: Path) -> None:
     ended = framegate(tmp_path, "run", f"street={shipped_clip()}", "--json")
     assert ended.code == 0, ended.err

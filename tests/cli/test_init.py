@@ -162,6 +162,7 @@ def test_a_camera_that_is_on_is_written_and_nothing_is_asked_without_a_terminal(
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.whole_run
 @pytest.mark.usefixtures("measures_briefly")
 def test_the_detector_of_a_large_stream_is_chosen_by_its_size(
     tmp_path: Path, cameras: dict[str, str], capsys: pytest.CaptureFixture[str]
@@ -259,6 +260,7 @@ def test_what_is_wrong_is_said_and_nothing_written(
     assert {path.name for path in tmp_path.iterdir()} <= {"out.txt", "err.txt"}
 
 
+@pytest.mark.whole_run
 def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     tmp_path: Path, cameras: dict[str, str]
 ) -> None:
@@ -362,6 +364,7 @@ def onvif_camera(tmp_path: Path) -> list[str]:
     return [*isolated, *module, str(folder), "viewer", "swordfish9"]
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(("password", "code"), [("swordfish9", 0), ("wrong", 2)])
 def test_a_camera_of_the_network_is_found_by_onvif(
     tmp_path: Path, onvif_camera: list[str], password: str, code: int
@@ -393,6 +396,7 @@ def test_a_camera_of_the_network_is_found_by_onvif(
     assert '\n# [record]\n# sources = ["front_door"]\n' in text
 
 
+@pytest.mark.whole_run
 def test_who_is_asked_takes_a_camera_that_was_found(
     tmp_path: Path, onvif_camera: list[str]
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_stage_of_ones_own(tmp_path: Path) -> None:
     assert len(ended.results("clip")) == 9
 
 
+@pytest.mark.whole_run
 def test_a_source_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "my_source.py").write_text(
         the_block("python", "class MyDecode", "docs/stages.md"), encoding="utf-8"

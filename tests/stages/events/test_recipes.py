@@ -62,6 +62,7 @@ def test_cars_by_direction() -> None:
     assert [(one.label, one.direction) for one in found] == [("car", "in"), ("truck", "out")]
 
 
+@pytest.mark.whole_run
 def test_cars_from_above_are_counted_by_the_detector_as_it_comes(tmp_path: Path) -> None:
     """Four cars, seen from above: by eye two come and two go."""
     data = os.environ.get("FRAMEGATE_DATA")
