@@ -1,7 +1,7 @@
 """Measure the latency of a clip's frames when a camera sends them at the rate of the clip.
 
-The clip is played by an RTSP server to `framegate run` as it ships, without a heavy model and with
-that of the same machine, in turn. Response is of each frame that is published, from its own time
+The clip is played by an RTSP server to `framegate run`, without a heavy model and with that of the
+same machine, in turn. Response is of each frame that is published, from its own time
 stamp to its publication, by one clock: waits behind another frame's answer count in full, and what
 is dropped is counted apart. The server sends each frame at once at the time of its stamp.
 """
@@ -75,11 +75,16 @@ def measure(clip: GateClip, seconds: float, folder: Path, light_first: bool) -> 
 def config_text(url: str, escalates: bool) -> str:
     """The packaged pipeline.toml with the camera as its source, and with its heavy pass or not.
 
-    Without the exact cache: a short clip is played over.
+    Without the exact cache: a short clip is played over. With all classes, as in `replay`.
     """
     heavy = {"escalate": {"place": "local"}} if escalates else {}
     return configuration.packaged(
-        {**configuration.NO_EXACT_CACHE, f"sources.{_SOURCE}": {"url": url}, **heavy}
+        {
+            **configuration.NO_EXACT_CACHE,
+            f"sources.{_SOURCE}": {"url": url},
+            "stages.detect": {"classes": "all"},
+            **heavy,
+        }
     )
 
 

@@ -128,14 +128,16 @@ class _Known:
 class Stages:
     """Detect, and escalate for each setting, of one clip. One thread."""
 
-    def __init__(self, settings: Sequence[ReplaySetting], folder: Path) -> None:
-        """folder: for what stages pin.
+    def __init__(
+        self, settings: Sequence[ReplaySetting], classes: Sequence[str], folder: Path
+    ) -> None:
+        """classes: that detect reports; folder: for what stages pin.
 
         Detect remembers no input: a clip that is played over would cost nothing.
         """
         self._pixels = memoryview(b"")
         self._place = _Known()
-        options = Detect.Options(cache=CacheOptions(exact=False))
+        options = Detect.Options(classes=tuple(classes), cache=CacheOptions(exact=False))
         self.detect = Detect(options, self._context(folder, "decode"))
         context = self._context(folder, "detect", asks=lambda _, __: Asks(self._place))
         self._arms = {setting: self._arm(setting, context) for setting in settings}
@@ -202,12 +204,16 @@ def replay(
     answers: DetectorAnswers,
     folder: Path,
 ) -> Replayed:
-    """The clip from its first frame on; prints how far it is. heavy: as `answers` asks it."""
+    """The clip from its first frame on; prints how far it is.
+
+    heavy  as `answers` asks it; detect reports its classes
+    """
     replayed = Replayed()
+    classes = [heavy.labels[number] for number in heavy.class_ids]
     every = max(1, clip.frames // _TIMED)
     began = told = time.monotonic()
     with ExitStack() as stack:
-        stages = stack.enter_context(closing(Stages(settings, folder)))
+        stages = stack.enter_context(closing(Stages(settings, classes, folder)))
         for item, pixels, picture in _frames(clip):
             if not replayed.stamps:
                 replayed.size = picture.width, picture.height

@@ -65,7 +65,7 @@ def measure(
     compose(story, parts, path)
     print(f"{story.start}, {story.drift}: composed {story.frames} frames", flush=True)
     truth = _truth(path, story.frames, heavy, cache)
-    served, certificates = serve(path, story.frames, promised)
+    served, certificates = serve(path, story.frames, promised, heavy.policy_id)
     switch = story.frames if story.drift == "none" else story.before
     flags = wrong(served.shown, truth), served.escalated
     found = figures(story.drift, switch, *flags, served.news, certificates)
@@ -130,6 +130,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         alarm_audits=terms.alarm_audits,
         night={name: getattr(Night(), name) for name in Night.__slots__} | {"dusk_frames": DUSK},
         truth=heavy.policy_id,
+        classes="all",
         precision=heavy.precision,
         footage="composed; no noise by day",
     )

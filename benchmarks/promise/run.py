@@ -54,8 +54,15 @@ class Served:
     news: tuple[tuple[int, PromiseNews], ...] = ()
 
 
-def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served, list[Certificate]]:
-    """Run the engine over a file of so many frames. RunFailed when it does not serve them all."""
+def serve(
+    clip: Path, n_frames: int, promised: Promised | None, truth: str | None = None
+) -> tuple[Served, list[Certificate]]:
+    """Run the engine over a file of so many frames.
+
+    truth  policy of the heavy model that judges the results; None: none does
+
+    RunFailed when it does not serve all frames, or promises agreement with another model.
+    """
     began = time.monotonic()
     results: list[Result] = []
     news: list[tuple[int, PromiseNews]] = []
@@ -78,6 +85,9 @@ def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served,
         found = [read_certificate(path.read_bytes()) for path in closed]
         if len(results) != n_frames or any(result.outcome == "failed" for result in results):
             raise RunFailed(f"{len(results)} of {n_frames} frames: {run.last_words()}")
+        if truth is not None and any(each.policy != truth for each in found):
+            said = found[0].policy
+            raise RunFailed(f"the certificates are about {said}, the truth is of {truth}")
     if last.published <= first.published:  # nothing was seen after the warm-up: with it, then
         first = begun
     if last.published <= first.published:
@@ -102,9 +112,11 @@ def _told(before: RunSample, now: RunSample, n_frames: int) -> RunSample:
 def config_text(clip: Path, promised: Promised | None) -> str:
     """The packaged pipeline.toml with the clip as its source, and a promise or no heavy model.
 
+    All classes are reported: by default a run reports 12, and composed footage has others, too.
     Asks are not budgeted: what the promise takes is what is measured.
     """
     tables: dict[str, dict[str, str | float]] = {
+        "stages.detect": {"classes": "all"},
         "escalate": {"place": "off"},
         "promise": {"measure": "off"},
         f"sources.{SOURCE}": {"url": str(clip), "pace": "fast"},

@@ -13,6 +13,7 @@ from benchmarks.drift.figures import Alarm, alarms, audits, figures
 from benchmarks.drift.footage import DUSK, Drift, Night, Story, compose, pictures
 from benchmarks.promise.composed_parts import Parts
 from benchmarks.promise.run import Promised, serve
+from framegate.models.detector import detector
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.promise import audit_coin
@@ -128,7 +129,8 @@ def test_a_drift_that_no_audit_notices_is_certified_for_all_to_see() -> None:
 @pytest.mark.long
 def test_news_of_the_promise_come_with_a_run(tmp_path: Path) -> None:
     compose(Story("room", "night", 60, 60), scenes(), path := tmp_path / "night.mp4")
-    found, certificates = serve(path, 120, Promised(0.1, 60, 0.05))
+    heavy = detector.policy_id("heavy")
+    found, certificates = serve(path, 120, Promised(0.1, 60, 0.05), heavy)
     assert [(one.frames, one.alpha) for one in certificates] == [(60, 0.05)] * len(certificates)
     assert found.news[0][1].period == 1
     assert [frame for frame, _ in found.news] == sorted({frame for frame, _ in found.news})

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.harness.engine_run import RunFailed
 from benchmarks.harness.heavy_truth import Truth
 from benchmarks.promise import Found, figures
 from benchmarks.promise.composed_hour import Seen, compose
 from benchmarks.promise.run import SOURCE, Promised, Served, config_text, serve
+from framegate.models import coco
 from framegate.models.boxes import Boxes, empty
+from framegate.models.detector import detector
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.promise.certificate import Certificate, close
 from framegate.pipeline.promise.period import Period, Promise
@@ -73,10 +76,18 @@ def test_the_engine_is_told_what_is_promised(promised: Promised | None) -> None:
         assert (options["escalate"]["doubt"], options["promise"]["frames"]) == (0.3, 500)
 
 
+@pytest.mark.whole_run
+def test_a_truth_of_other_classes_than_the_runs_judges_nothing(tmp_path: Path) -> None:
+    """A heavy model of other classes would find wrong what the run does not report."""
+    compose(parts(), path := tmp_path / "hour.mp4", 60, 0)
+    with pytest.raises(RunFailed, match="the certificates are about"):
+        serve(path, 60, Promised(0.1, 60), detector.policy_id("heavy", coco.CAMERA))
+
+
 @pytest.mark.long
 def test_all_that_is_served_comes_with_its_certificate(tmp_path: Path) -> None:
     compose(parts(), path := tmp_path / "hour.mp4", 400, 0)
-    found, certificates = serve(path, 400, Promised(0.1, 400))
+    found, certificates = serve(path, 400, Promised(0.1, 400), detector.policy_id("heavy"))
     assert len(found.shown) == len(found.escalated) == 400
     assert found.cpu_ms > 0
     assert [one.frames for one in certificates] == [400]
