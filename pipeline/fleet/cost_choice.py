@@ -46,11 +46,11 @@ def with_measured(
         room = slots.get(slot)
         if room is None or room.drained:
             found |= {name: _steady(here[name], raw[name]) for name in names}
-        elif slot not in calm and _total(raw) > room.cores * OVERFULL:
+        elif slot not in calm and _total(raw) > _thousandths(room.cores) * OVERFULL:
             found |= raw
         else:
             steady = {name: _steady(here[name], raw[name]) for name in names}
-            found |= _fitted(steady, room.cores)
+            found |= _fitted(steady, _thousandths(room.cores))
     return {name: found[name] for name in sources}
 
 
@@ -58,7 +58,7 @@ def _measured(source: FleetSource, cores: float | None) -> FleetSource:
     """Return a source with its measured cost, unless one is declared."""
     if cores is None or source.cost_from == "declared":
         return source
-    return replace(source, cost=_milli(cores), cost_from="measured")
+    return replace(source, cost=_thousandths(cores) / MILLI, cost_from="measured")
 
 
 def _steady(before: FleetSource, now: FleetSource) -> FleetSource:
@@ -70,11 +70,11 @@ def _steady(before: FleetSource, now: FleetSource) -> FleetSource:
     return now
 
 
-def _fitted(sources: dict[str, FleetSource], cores: float) -> dict[str, FleetSource]:
-    """Return the sources of a slot with measured costs that fit into its cores, if they can."""
+def _fitted(sources: dict[str, FleetSource], room: int) -> dict[str, FleetSource]:
+    """Return the sources of a slot with measured costs that fit into its room, if they can."""
     measured = {name: each for name, each in sources.items() if each.cost_from == "measured"}
     needed = _total(measured)
-    left = cores - (_total(sources) - needed)
+    left = room - (_total(sources) - needed)
     if needed <= left or left < 0:
         return sources
     scale = left / needed
@@ -84,10 +84,11 @@ def _fitted(sources: dict[str, FleetSource], cores: float) -> dict[str, FleetSou
     }
 
 
-def _total(sources: Mapping[str, FleetSource]) -> float:
-    """Return the sum of the costs, as `assign` adds them: in whole thousandths of a core."""
-    return sum(round(source.cost * MILLI) for source in sources.values()) / MILLI
+def _total(sources: Mapping[str, FleetSource]) -> int:
+    """Return the sum of the costs in thousandths of a core."""
+    return sum(_thousandths(source.cost) for source in sources.values())
 
 
-def _milli(cores: float) -> float:
-    return round(cores * MILLI) / MILLI
+def _thousandths(cores: float) -> int:
+    """Round as `assign` does: what fits here must fit there."""
+    return round(cores * MILLI)

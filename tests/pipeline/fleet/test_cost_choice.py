@@ -94,6 +94,15 @@ def test_without_room_elsewhere_an_overloaded_slot_keeps_its_sources() -> None:
     assert over.load("slot0") == pytest.approx(2.0, abs=0.01)
 
 
+def test_a_slot_that_its_declared_cost_fills_to_the_rounding_keeps_a_measured_source() -> None:
+    default = FleetSource({}, 0.18, cost_from="default")
+    wanted = FleetContent({"a": 0.84375}, {"gate": FleetSource({}, 0.84375), "yard": default})
+    idle = apply_content(FleetPlan(), wanted, measured={"yard": 0.0})
+    known = apply_content(idle, wanted, measured={"yard": 0.0})
+    assert known.waiting() == []
+    assert apply_content(known, wanted, measured={"yard": 1.0}).waiting() == []
+
+
 SOURCES = [f"s{n}" for n in range(12)]
 SLOTS = [f"slot{n}" for n in range(4)]
 DECLARED = st.dictionaries(st.sampled_from(SOURCES), st.floats(0.0, 2.0), max_size=12)
