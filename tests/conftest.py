@@ -126,6 +126,18 @@ LONGEST = (
     "runs/test_recording_runs.py", "runs/test_accounting.py", "runs/test_lost_replies.py",
     "runs/test_terminal.py", "runs/test_many_sources.py", "runs/test_what_is_off.py",
     "cameras/test_two_streams.py", "runs/test_lazy_runs.py", "pipeline/store/test_retention.py",
+    "web/test_login.py", "web/test_rules_page.py", "pipeline/heavy/test_heavy_queue.py",
+    "repo/test_readme.py", "web/test_auth.py", "pipeline/sinks/test_mqtt.py",
+    "models/detector/test_detector.py", "web/test_recordings_page.py",
+    "models/detector/test_shipped_networks.py", "pipeline/sinks/test_webhook.py",
+    "web/test_review_page.py", "models/detector/test_network.py", "stages/draw/test_video.py",
+    "web/test_api.py", "web/test_disagreements_page.py", "cli/test_heavy_command.py",
+    "models/detector/test_answer_cache.py", "pipeline/promise/test_promise_statistics.py",
+    "stages/decode/test_rtp.py", "web/test_recordings.py", "stages/decode/test_camera_events.py",
+    "repo/test_plain_english.py", "cli/test_help.py", "cli/test_mcp.py",
+    "pipeline/engine/test_stage_loop.py", "cli/test_recordings.py",
+    "models/tracking/test_bytetrack.py", "stages/escalate/test_heavy_pass.py",
+    "web/test_visits_page.py",
 )  # fmt: skip
 OF_PROCESSES = ("runs", "cameras", "stores", "releases")  # folders whose files all start some
 TESTS = Path(__file__).parent

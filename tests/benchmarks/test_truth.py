@@ -405,6 +405,7 @@ def test_the_table_has_intervals_where_there_are_some() -> None:
     assert "-0.100, -0.200 to +0.050 | - | - | - | 7.25 | - | - |" in second
 
 
+@pytest.mark.whole_run
 def test_a_whole_run_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_folder(tmp_path)
     words = ["--data", str(data), "--quick", "--configurations", DEFAULT]

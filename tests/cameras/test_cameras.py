@@ -44,6 +44,7 @@ def pts(results: list[dict[str, Any]]) -> list[float]:
     return [result["pts"] for result in results if result["pts"] is not None]
 
 
+@pytest.mark.whole_run
 def test_off_at_start(scene: Scene) -> None:
     run = scene.run
     told = run.until_state("late", "connecting", "unreachable")
@@ -188,6 +189,7 @@ def test_the_good_ones_did_not_notice(scene: Scene, source: str) -> None:
     assert run.connection("dead")["state"] == "connecting"
 
 
+@pytest.mark.whole_run
 def test_killed_workers(scene: Scene) -> None:
     run = scene.run
     last = epochs(run.results("steady"))[-1]

@@ -17,6 +17,7 @@ RATES = (1, 5, 10, 15, 31)
 PATIENT = "[live]\nstall_s = 60.0\n"
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("seconds", [5, pytest.param(30, marks=pytest.mark.long)])
 def test_every_picture_that_came_is_decoded(tmp_path: Path, seconds: int) -> None:
     """Five cameras side by side, each of which sends so many and then holds the line."""

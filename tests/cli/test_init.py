@@ -178,6 +178,7 @@ def test_the_detector_of_a_large_stream_is_chosen_by_its_size(
     assert ("# 1312x738: nanodet-plus-" in text) is (detector != "light")
 
 
+@pytest.mark.whole_run
 def test_passwords_go_into_a_file_that_only_the_owner_reads(tmp_path: Path) -> None:
     """Of a camera that is off: it is written all the same."""
     (tmp_path / "secrets.env").write_text("OTHER='kept'\n", encoding="utf-8")

@@ -150,6 +150,7 @@ class TestNames:
 
 
 class TestRun:
+    @pytest.mark.whole_run
     def test_results_of_a_clip_and_a_stage_of_ones_own(
         self, clip: Path, quiet: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -252,6 +253,7 @@ class TestRun:
         with pytest.raises(errors.RunEnded, match=refusal), again:
             raise AssertionError("it began")
 
+    @pytest.mark.whole_run
     def test_the_log_names_no_keys(
         self, clip: Path, quiet: dict[str, Any], capfd: pytest.CaptureFixture[str]
     ) -> None:

@@ -29,6 +29,9 @@ class CodeFile:
     long_functions: list[str] = field(default_factory=list)
     default_texts: list[str] = field(default_factory=list)
 
+    def place(self, node: Any) -> str:
+        return f"{self.path}:{node.lineno}"
+
 
 @functools.cache
 def _read(path: Path) -> CodeFile:
@@ -36,18 +39,17 @@ def _read(path: Path) -> CodeFile:
     text = path.read_text(encoding="utf-8")
     file = CodeFile(path.relative_to(ROOT), len(text.splitlines()))
     for node in ast.walk(ast.parse(text)):
-        place = f"{file.path}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.IfExp):
-            file.conditionals.append(place)
+            file.conditionals.append(file.place(node))
         elif isinstance(node, COMPREHENSIONS) and len(node.generators) > 1:
-            file.nested_loops.append(place)
+            file.nested_loops.append(file.place(node))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             lines = node.end_lineno - node.lineno + 1
             if lines > LONGEST:
-                file.long_functions.append(f"{place} {node.name}: {lines} lines")
+                file.long_functions.append(f"{file.place(node)} {node.name}: {lines} lines")
         elif _is_default_text(node):
-            file.default_texts.append(place)
+            file.default_texts.append(file.place(node))
     return file
 
 

@@ -148,6 +148,7 @@ def test_configuration_is_accepted(
     read_config(name, block)
 
 
+@pytest.mark.whole_run
 def test_a_stage_of_ones_own(tmp_path: Path) -> None:
     folder = user_folder(tmp_path, more=the_block("toml", "my_stages", "docs/stages.md"))
     (folder / "my_stages.py").write_text(
@@ -183,6 +184,7 @@ def test_a_stage_of_ones_own_in_a_test_of_ones_own(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True)
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -46,6 +46,7 @@ def pinned(text: str) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.whole_run
 def test_the_constraints_are_the_locked_versions_without_digests(release: Path) -> None:
     text = (release / "constraints.txt").read_text(encoding="utf-8")
     lock = (ROOT / "locks" / "dev.txt").read_text(encoding="utf-8")
@@ -68,6 +69,7 @@ def test_every_file_has_its_digest_in_the_list(release: Path) -> None:
         assert hashlib.sha256((release / name).read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.whole_run
 def test_pip_takes_the_wheel_of_the_requirements_by_its_digest_and_no_other(
     release: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,8 @@ from tests.support import footage
 from tests.support.commands import framegate, user_folder
 from tests.support.terminals import Terminal
 
+pytestmark = pytest.mark.whole_run
+
 FAILS = 'use = "user_stages:Raises"\nevery = 20\n'
 
 

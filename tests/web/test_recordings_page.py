@@ -111,6 +111,7 @@ def of_noon() -> str:
     return "#day=" + time.strftime("%Y-%m-%d", time.localtime(noon()))
 
 
+@pytest.mark.whole_run
 @needs_chromium
 def test_a_day_is_looked_through_played_and_exported(
     browser: Any, url: str, tmp_path: Path

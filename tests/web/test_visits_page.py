@@ -92,6 +92,7 @@ def url(tmp_path: Path, sources: Sources) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/visits"
 
 
+@pytest.mark.whole_run
 @needs_chromium
 def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str, tmp_path: Path) -> None:
     with chromium() as browser:

@@ -33,6 +33,7 @@ def scene(
     return bgr
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(("family", "network"), FAMILIES)
 def test_a_network_of_a_documented_family_finds_its_rectangle(
     family: str, network: Callable[[], bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -120,6 +120,7 @@ def test_a_picture_is_fitted_and_boxes_come_back(how: str, size: tuple[int, int]
     assert around.any() == (how != "stretch")
 
 
+@pytest.mark.whole_run
 def test_the_light_detector_as_a_model_folder_is_the_light_detector(tmp_path: Path) -> None:
     """Whole pictures and parts of them, in float and in 8 bits: the same bits."""
     kept = tuned_model(tmp_path / "registry")

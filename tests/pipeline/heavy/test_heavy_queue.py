@@ -204,6 +204,7 @@ def test_an_answer_that_comes_after_its_time_still_comes(
         assert asked.found() == [seen(0.04)]
 
 
+@pytest.mark.whole_run
 def test_a_killed_workers_questions_are_answered_by_another_each_once(
     store: EmbeddedStore,
 ) -> None:

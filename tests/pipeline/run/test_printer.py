@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import START, Position, Record
@@ -84,6 +85,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.whole_run
 def test_a_run_that_is_killed_between_a_line_and_its_commit_goes_on_after_the_line(
     tmp_path: Path,
 ) -> None:

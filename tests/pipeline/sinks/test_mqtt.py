@@ -165,6 +165,7 @@ def test_a_broker_that_is_away_many_times_loses_nothing(
         assert list(dict.fromkeys(events.ids())) == told
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_broker_and_home_assistant_are_killed_many_times_and_nothing_is_lost(
     store: EmbeddedStore, teller: Teller, broker: Broker, times: int

@@ -253,6 +253,7 @@ PAGE = """<!doctype html><link rel="icon" href="data:,">
 <video muted autoplay src="{name}"></video>"""
 
 
+@pytest.mark.whole_run
 @needs_chromium
 def test_a_browser_plays_it_and_what_a_kill_left(tmp_path):
     write(tmp_path / "whole.mp4", [n / 25 for n in range(50)], size=(320, 240))

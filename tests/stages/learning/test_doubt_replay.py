@@ -47,6 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_cache(tmp_path / "cache", monkeypatch)
 
 
+@pytest.mark.whole_run
 def test_asking_always_asks_at_every_frame_and_never_is_free(tmp_path: Path) -> None:
     path = footage.write_scene(tmp_path / "day.mp4", footage.steady(FRAMES))
     told: list[tuple[str, int, int | None, str]] = []
