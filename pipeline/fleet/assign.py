@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from framegate.pipeline.fleet.plan import MILLI, SlotRoom
+from framegate.pipeline.fleet.plan import SlotRoom, thousandths
 
 SPREAD: Final = 1.1  # a new source prefers slots below this multiple of their fair load
 
@@ -70,11 +70,12 @@ class _Loads:
     """
 
     def __init__(self, costs: Mapping[str, float], rooms: Mapping[str, SlotRoom]) -> None:
-        self.costs = {name: round(cost * MILLI) for name, cost in costs.items()}
+        self.costs = {name: thousandths(cost) for name, cost in costs.items()}
         self._open = sorted(name for name, room in rooms.items() if not room.drained)
         self._index = {name: index for index, name in enumerate(self._open)}
         self._cores = np.array([rooms[name].cores for name in self._open], dtype=np.float64)
-        self._most = np.rint(self._cores * MILLI).astype(np.int64)
+        most = [thousandths(rooms[name].cores) for name in self._open]
+        self._most = np.array(most, dtype=np.int64)
         fair = sum(self.costs.values()) * self._most / max(1, int(self._most.sum()))
         self._preferred = np.minimum(self._most, np.ceil(SPREAD * fair).astype(np.int64))
         self._loads = np.zeros(len(self._open), dtype=np.int64)

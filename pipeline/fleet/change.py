@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.fleet.assign import assign
 from framegate.pipeline.fleet.cost_choice import with_measured
-from framegate.pipeline.fleet.plan import MILLI, FleetPlan, FleetSource, SlotRoom
+from framegate.pipeline.fleet.plan import MILLI, FleetPlan, FleetSource, SlotRoom, thousandths
 
 _ROUNDS: Final = 4  # attempts to relieve slots that need more than their cores
 
@@ -98,9 +98,9 @@ def move_sources(plan: FleetPlan, names: Iterable[str], slot: str) -> FleetPlan:
     if room.drained:
         raise ConfigFaults([f"slot {slot}: it is drained; framegate fleet undrain {slot} first"])
     new = {name: plan.sources[name] for name in names if plan.sources[name].slot != slot}
-    needed = sum(source.cost for source in new.values())
+    needed = sum(thousandths(source.cost) for source in new.values()) / MILLI
     load = plan.load(slot)
-    if round((load + needed) * MILLI) > round(room.cores * MILLI):
+    if thousandths(load + needed) > thousandths(room.cores):
         raise ConfigFaults(
             [
                 f"slot {slot}: it has {room.cores - load:.2f} cores left, and {', '.join(names)} "

@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from framegate.pipeline.fleet.plan import MILLI, FleetSource, SlotRoom
+from framegate.pipeline.fleet.plan import MILLI, FleetSource, SlotRoom, thousandths
 
 OVERFULL: Final = 1.1  # measured costs up to this multiple of the cores move no source
 STEADY: Final = 1.25  # a measured cost that differs by less than this factor stays as it was
@@ -46,11 +46,11 @@ def with_measured(
         room = slots.get(slot)
         if room is None or room.drained:
             found |= {name: _steady(here[name], raw[name]) for name in names}
-        elif slot not in calm and _total(raw) > _thousandths(room.cores) * OVERFULL:
+        elif slot not in calm and _total(raw) > thousandths(room.cores) * OVERFULL:
             found |= raw
         else:
             steady = {name: _steady(here[name], raw[name]) for name in names}
-            found |= _fitted(steady, _thousandths(room.cores))
+            found |= _fitted(steady, thousandths(room.cores))
     return {name: found[name] for name in sources}
 
 
@@ -58,7 +58,7 @@ def _measured(source: FleetSource, cores: float | None) -> FleetSource:
     """Return a source with its measured cost, unless one is declared."""
     if cores is None or source.cost_from == "declared":
         return source
-    return replace(source, cost=_thousandths(cores) / MILLI, cost_from="measured")
+    return replace(source, cost=thousandths(cores) / MILLI, cost_from="measured")
 
 
 def _steady(before: FleetSource, now: FleetSource) -> FleetSource:
@@ -86,9 +86,4 @@ def _fitted(sources: dict[str, FleetSource], room: int) -> dict[str, FleetSource
 
 def _total(sources: Mapping[str, FleetSource]) -> int:
     """Return the sum of the costs in thousandths of a core."""
-    return sum(_thousandths(source.cost) for source in sources.values())
-
-
-def _thousandths(cores: float) -> int:
-    """Round as `assign` does: what fits here must fit there."""
-    return round(cores * MILLI)
+    return sum(thousandths(source.cost) for source in sources.values())

@@ -17,6 +17,11 @@ MILLI: Final = 1000  # costs are added as whole thousandths of a core, so sums a
 CostFrom = Literal["declared", "measured", "default"]
 
 
+def thousandths(cores: float) -> int:
+    """Return cores or a cost in whole thousandths of a core: what is compared is rounded alike."""
+    return round(cores * MILLI)
+
+
 class SlotRoom(msgspec.Struct, frozen=True):
     """The room of a slot.
 
@@ -67,4 +72,4 @@ class FleetPlan(msgspec.Struct, frozen=True):
 
     def load(self, slot: str) -> float:
         """Return the CPU cores that the sources of a slot need."""
-        return sum(round(each.cost * MILLI) for each in self.sources_of(slot).values()) / MILLI
+        return sum(thousandths(each.cost) for each in self.sources_of(slot).values()) / MILLI
