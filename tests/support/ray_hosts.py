@@ -25,6 +25,7 @@ _IPV4 = 0x0800  # type of its packets
 _HEADER = 20  # bytes
 HEAD = "head"
 HEAD_UP_S = 900.0  # on a busy machine, Ray gives its own start up after a minute, again and again
+_SHOWN = 20_000  # characters of the log of a head that does not come up
 RULE = f"{ACL_RULE} ~RAY* ~DUMMY"
 TOKEN = "a-token-of-the-test-alone"
 # As systemd does: a head or host that ends is started again.
@@ -71,9 +72,13 @@ class RayFleet(Fleet):
         """Start the head, and wait until it has the actors of the plan. more: options"""
         kept = self.log(HEAD).count("Ray keeps")
         self.begin_head(*more)
-        wait_until(
-            "Ray keeps the slots", lambda: self.log(HEAD).count("Ray keeps") > kept, HEAD_UP_S
-        )
+        try:
+            wait_until(
+                "Ray keeps the slots", lambda: self.log(HEAD).count("Ray keeps") > kept, HEAD_UP_S
+            )
+        except AssertionError:
+            print(self.log(HEAD)[-_SHOWN:])
+            raise
 
     def begin_head(self, *more: str) -> None:
         """Start the head. more: options"""
