@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ NAMESPACES: Final = "network and pid namespaces on a bridge"
 LOOPBACK: Final = "processes on the loopback, links cut by a proxy in user space"
 _END_S: Final = 30.0
 _FIRST_EXPOSED: Final = 100  # last byte of the address of what is exposed first
+_NETS: Final = range(80, 180)  # third number of a network 10.213.N.0/24
 _NOWHERE: Final = "02:00:00:00:00:01"  # an Ethernet address that no host has
 _UNSHARE: Final = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
@@ -178,10 +181,10 @@ def hosts(names: Sequence[str]) -> Iterator[Hosts]:
 
 def _namespaces(stack: ExitStack, names: Sequence[str]) -> Hosts | None:
     """Return hosts on a bridge; None where they are not allowed."""
-    tag = f"fg{os.getpid() % 100000}"
-    net = f"10.213.{80 + os.getpid() % 100}"
     made = []
     with ExitStack() as begun:
+        free = _free_net(begun)
+        tag, net = f"fg{free}", f"10.213.{free}"
         try:
             subprocess.run([*_UNSHARE, "true"], check=True, capture_output=True)
             _ip(f"link add {tag}b type bridge")
@@ -203,6 +206,24 @@ def _namespaces(stack: ExitStack, names: Sequence[str]) -> Hosts | None:
             return None
         stack.push(begun.pop_all())
     return Hosts(NAMESPACES, made, f"{tag}b")
+
+
+def _free_net(stack: ExitStack) -> int:
+    """Return a number of _NETS whose network nothing else on this machine has until `stack` ends.
+
+    Two bridges with one network would each get packets of the other's hosts. A socket with an
+    abstract name keeps the number; a device that a killed process left keeps its number too, and
+    the kernel ends devices some time after their namespace.
+    """
+    for number in random.sample(_NETS, len(_NETS)):
+        kept = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            kept.bind(f"\0framegate-net-{number}")
+            if not any(Path("/sys/class/net").glob(f"fg{number}[bh]*")):
+                stack.callback(kept.close)
+                return number
+        kept.close()
+    raise OSError(f"no free network from 10.213.{_NETS[0]} to 10.213.{_NETS[-1]}")
 
 
 def _ip(words: str) -> None:
